@@ -1,0 +1,235 @@
+//! `LaunchPlan`: everything the launcher does between clone and exec, as data.
+//!
+//! Isolators fill it in turn; nothing here makes a system call. Paths of targets are inside the container's
+//! root, of sources on the host.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::container::{CommandSpec, ContainerId, VolumeSpec};
+use crate::image::plan::RuntimeConfig;
+
+/// A set of Linux capabilities by kernel number (bit n = capability n).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CapabilitySet(pub u64);
+
+/// Where the standard streams of a container go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StdioSpec {
+    /// Where the caller's own go.
+    #[default]
+    Inherit,
+    /// Nowhere: input is empty.
+    Null,
+    /// Output and errors into `stdout` and `stderr` in the container's sandbox; input is empty.
+    Sandbox,
+}
+
+/// What isolators know of the container when they prepare it.
+#[derive(Clone, Debug)]
+pub struct LaunchContext {
+    /// Its name.
+    pub id: ContainerId,
+    /// Its root filesystem on the host; `None` = the host's own.
+    pub rootfs: Option<PathBuf>,
+    /// Whether the backend gave a root filesystem that cannot be written.
+    pub rootfs_read_only: bool,
+    /// What its image asks.
+    pub runtime: Option<RuntimeConfig>,
+    /// What the caller asks.
+    pub command: CommandSpec,
+    /// Volumes whose source lies on the host now: image volumes are provisioned already.
+    pub volumes: Vec<MountedVolume>,
+    /// The sandbox on the host: an existing directory of the container's own.
+    pub sandbox: PathBuf,
+    /// From the container's spec.
+    pub effective_capabilities: Option<CapabilitySet>,
+    /// From the container's spec.
+    pub bounding_capabilities: Option<CapabilitySet>,
+    /// From the container's spec.
+    pub tty: bool,
+    /// From the container's spec.
+    pub stdio: StdioSpec,
+    /// From the container's spec.
+    pub read_only: bool,
+}
+
+/// A volume and the host path it comes from.
+#[derive(Clone, Debug)]
+pub struct MountedVolume {
+    /// As asked for.
+    pub spec: VolumeSpec,
+    /// What to mount: the image's rootfs, or the host path.
+    pub host_path: PathBuf,
+}
+
+/// Linux namespaces a container can have of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Namespace {
+    Mount,
+    Pid,
+    Ipc,
+    Uts,
+    Network,
+    Cgroup,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountSource {
+    /// A file or directory of the host, with everything mounted below it.
+    Bind(PathBuf),
+    /// A path inside the container's own root, on itself or elsewhere (for read-only paths).
+    Inside(PathBuf),
+    /// A new instance of a filesystem type with its options (`mode=755`, `newinstance`).
+    New {
+        /// `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`...
+        kind: &'static str,
+        /// As fsconfig(2) takes them; an option without a value is a flag.
+        options: Vec<(String, Option<String>)>,
+    },
+}
+
+/// Attributes of a mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of mount(8)")]
+pub struct MountAttributes {
+    pub read_only: bool,
+    pub nosuid: bool,
+    pub nodev: bool,
+    pub noexec: bool,
+    pub strictatime: bool,
+}
+
+/// What to make where a mount's target is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingTarget {
+    /// A directory, parents too.
+    Directory,
+    /// An empty file, parents too.
+    File,
+    /// Nothing: without a target the mount is left out (masked and read-only paths).
+    Skip,
+    /// Nothing: without a target the launch fails.
+    Fail,
+}
+
+/// One mount inside the container, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountStep {
+    /// What.
+    pub source: MountSource,
+    /// Where, absolute inside the root; symlinks of the image are resolved inside it.
+    pub target: PathBuf,
+    /// How.
+    pub attributes: MountAttributes,
+    /// What to do without a target.
+    pub missing: MissingTarget,
+}
+
+/// One thing to do to the container's file tree, in order, among the mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TreeStep {
+    /// See [`MountStep`].
+    Mount(MountStep),
+    /// A symbolic link at `path`, in a directory that an earlier step mounted.
+    Link {
+        /// Where, absolute inside the root.
+        path: PathBuf,
+        /// What it says.
+        target: PathBuf,
+    },
+    /// A device node as the host has it (made anew, or bound where that is not allowed).
+    Device {
+        /// Where, absolute inside the root.
+        path: PathBuf,
+        /// Device major number.
+        major: u32,
+        /// Device minor number.
+        minor: u32,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Nothing of this file or directory may be seen; skipped when it is not there.
+    Mask(PathBuf),
+}
+
+/// Who the process is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// User number inside the container.
+    pub uid: u32,
+    /// Group number.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// The capability sets a process starts with; effective, permitted and (so that they survive exec) as many of
+/// inheritable and ambient as credentials need are made from `effective`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapabilityPlan {
+    /// What it has.
+    pub effective: CapabilitySet,
+    /// What it and its children can ever have.
+    pub bounding: CapabilitySet,
+}
+
+/// Everything between clone and exec. Each `Option` is set by one isolator; a second that sets it is refused
+/// by [`set_once`].
+#[derive(Clone, Debug, Default)]
+pub struct LaunchPlan {
+    /// New root; `None` = the host's.
+    pub rootfs: Option<PathBuf>,
+    /// Whether the new root is made read-only once everything is in place.
+    pub rootfs_read_only: bool,
+    /// Namespaces to make, in any order.
+    pub namespaces: Vec<Namespace>,
+    /// Mounts, links, devices and masks, in order.
+    pub tree: Vec<TreeStep>,
+    /// The command; the first is looked up in `PATH` inside the container unless it holds a slash.
+    pub argv: Option<Vec<String>>,
+    /// `argv[0]` is another than the file executed (`CommandInfo` with value and arguments).
+    pub executable: Option<String>,
+    /// The whole environment: nothing of the agent's own leaks.
+    pub environment: Vec<(String, String)>,
+    /// Where it starts, inside the root; made (root-owned) when missing.
+    pub working_directory: Option<PathBuf>,
+    /// Who it is; `None` = root of the container.
+    pub credentials: Option<Credentials>,
+    /// `None` = left as they are.
+    pub capabilities: Option<CapabilityPlan>,
+    /// Whether exec can never grant more (prctl `PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privs: bool,
+    /// Whether it gets a terminal of its own.
+    pub tty: bool,
+    /// Where its streams go otherwise.
+    pub stdio: StdioSpec,
+    /// The sandbox on the host (for [`StdioSpec::Sandbox`]).
+    pub sandbox: PathBuf,
+}
+
+/// Two isolators want the same thing of a plan.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("another isolator has set the {what} already")]
+pub struct SetTwice {
+    /// Of what.
+    pub what: &'static str,
+}
+
+/// Sets a field of a plan that only one isolator may set.
+///
+/// # Errors
+/// [`SetTwice`] when it is set.
+pub fn set_once<T>(field: &mut Option<T>, value: T, what: &'static str) -> Result<(), SetTwice> {
+    match field {
+        Some(_) => Err(SetTwice { what }),
+        None => {
+            *field = Some(value);
+            Ok(())
+        }
+    }
+}

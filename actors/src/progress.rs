@@ -1,0 +1,43 @@
+//! Progress as it happens, for whoever shows it: bars on a terminal, lines in a log, counters.
+
+use crate::image::plan::LayerKey;
+
+/// What became of a layer. Byte counts are of the blob, as fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerEvent {
+    /// Its pull began; how many bytes will come, where the manifest says so.
+    Started {
+        /// Bytes of the blob.
+        total: Option<u64>,
+    },
+    /// Another process on the same store is pulling it; we wait.
+    WaitingForOther,
+    /// These many more bytes came.
+    Fetched {
+        /// Bytes since the last event.
+        bytes: u64,
+    },
+    /// The store had it.
+    Reused,
+    /// It is unpacked, verified and visible.
+    Committed,
+    /// Its pull failed or was given up.
+    Ended,
+}
+
+/// Hears of progress.
+///
+/// # Blocking
+/// Called from actor and pool threads between buffers: must return at once.
+pub trait Observer: Send + Sync {
+    /// Something became of this layer.
+    fn layer(&self, key: &LayerKey, event: LayerEvent);
+}
+
+/// Hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn layer(&self, _: &LayerKey, _: LayerEvent) {}
+}

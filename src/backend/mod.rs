@@ -1,0 +1,1 @@
+//! Root filesystems of layer stacks: overlay, copy, bind.

@@ -1,0 +1,1 @@
+//! Starts processes: from a `LaunchPlan` to an executed command.

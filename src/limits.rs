@@ -1,0 +1,80 @@
+//! Every limit of the engine: name, unit, default and reason. Each is a flag of the same name.
+
+use std::time::Duration;
+
+/// The limits in force. `Default` is what the flags default to.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Launches and provisions under way at once; one more is refused as busy. 1024: each holds a few
+    /// descriptors and a mailbox slot, well below the usual 4096 open files with four per launch.
+    pub launches_max: usize,
+    /// Blobs fetched at once. 6: enough to fill a link from one registry without being throttled by it.
+    pub fetches_max: usize,
+    /// Layers unpacked at once, each on a thread. 0 = as many as processors, at least 2.
+    pub unpacks_max: usize,
+    /// Trees copied at once by the copy backend. 2: the disk is the limit, not the processor.
+    pub copies_max: usize,
+    /// Mounts and unmounts at once. 8: they contend for one kernel lock anyway.
+    pub mounts_max: usize,
+    /// Bytes of a manifest or index. 4 MiB: what registries accept at most.
+    pub manifest_bytes_max: u64,
+    /// Bytes of an image config. 8 MiB: history and labels of the largest known stay below 1 MiB.
+    pub config_bytes_max: u64,
+    /// Indexes within indexes. 4: real ones have one.
+    pub index_depth_max: usize,
+    /// Layers of an image. 500: what overlayfs stacks.
+    pub layers_max: usize,
+    /// Unpacked file bytes of one layer. 64 GiB: model images have layers of tens of GB.
+    pub layer_bytes_max: u64,
+    /// Entries of one layer. 10 million: an inode takes some 0.3 to 1 KB of disk.
+    pub layer_entries_max: u64,
+    /// Bytes of a path in a layer. 4096: PATH_MAX.
+    pub path_bytes_max: usize,
+    /// Bytes of all xattrs of one entry, names and values. 64 KiB: the kernel's own limit for one value.
+    pub xattr_bytes_max: usize,
+    /// Bytes of extended headers (PAX, GNU long names) of one entry. 1 MiB.
+    pub pax_bytes_max: usize,
+    /// Redirects followed for one request. 5.
+    pub redirects_max: usize,
+    /// Until a connection stands. 10 s.
+    pub connect_timeout: Duration,
+    /// Without one byte on a connection that should bring some. 60 s (Mesos `fetcher_stall_timeout`).
+    pub stall_timeout: Duration,
+    /// Bytes of a token server's answer, and of an error answer that is read for its message. 64 KiB.
+    pub answer_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            launches_max: 1024,
+            fetches_max: 6,
+            unpacks_max: 0,
+            copies_max: 2,
+            mounts_max: 8,
+            manifest_bytes_max: 4 << 20,
+            config_bytes_max: 8 << 20,
+            index_depth_max: 4,
+            layers_max: 500,
+            layer_bytes_max: 64 << 30,
+            layer_entries_max: 10_000_000,
+            path_bytes_max: 4096,
+            xattr_bytes_max: 64 << 10,
+            pax_bytes_max: 1 << 20,
+            redirects_max: 5,
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(60),
+            answer_bytes_max: 64 << 10,
+        }
+    }
+}
+
+impl Limits {
+    /// How many layers are unpacked at once: `unpacks_max`, or one per processor and at least 2.
+    pub fn unpack_threads(&self) -> usize {
+        match self.unpacks_max {
+            0 => std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
+            n => n,
+        }
+    }
+}

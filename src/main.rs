@@ -1,0 +1,3 @@
+//! The `keelblock` command.
+
+fn main() {}

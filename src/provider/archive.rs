@@ -1,0 +1,1 @@
+//! Image archives and layouts on this machine.

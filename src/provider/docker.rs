@@ -1,0 +1,1 @@
+//! The Docker provider: which source a name means, and its plan.

@@ -1,0 +1,1 @@
+//! Pure parsing of manifests, indexes and configs.

@@ -1,0 +1,5 @@
+//! What names resolve to: manifests and configs turned into plans.
+
+pub mod archive;
+pub mod docker;
+pub mod manifest;

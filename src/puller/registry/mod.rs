@@ -1,0 +1,1 @@
+//! Blobs and manifests over HTTP: the distribution API, v2.

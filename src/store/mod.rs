@@ -1,0 +1,1 @@
+//! Layers and image records on disk.

@@ -1,0 +1,1 @@
+//! Paths resolved beneath a directory descriptor, and files made there.

@@ -1,0 +1,1 @@
+//! File locks that die with their process.

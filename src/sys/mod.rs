@@ -1,0 +1,9 @@
+//! All system calls that std has not, and all `unsafe`. Functions take descriptors or paths and typed flags, return
+//! `io::Result`, and decide nothing.
+
+#![allow(unsafe_code, reason = "the one place for it")]
+
+pub mod beneath;
+pub mod lock;
+pub mod mount;
+pub mod process;

@@ -1,0 +1,1 @@
+//! Mounts: the new mount API, and what is mounted.
