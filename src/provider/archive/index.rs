@@ -1,0 +1,368 @@
+//! Where the members of a tar archive lie: one walk over its headers, without reading data.
+//!
+//! The walk is our own rather than the tar crate's: that holds long names and PAX headers of any stated length in
+//! memory and takes an archive that ends early for one that is complete. Header fields are still decoded by the crate.
+//! Of members of the same name the last counts, as it would after extraction.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use keelblock_actors::error::quote;
+use keelblock_actors::image::digest::Digest;
+use keelblock_actors::stop::Stop;
+use tar::{EntryType, Header};
+
+use super::error::ArchiveError;
+use crate::limits::Limits;
+
+const BLOCK: u64 = 512;
+/// Links followed from one name: `docker save` makes chains of one.
+const HOPS_MAX: usize = 16;
+
+/// An open archive and the places of its members.
+#[derive(Debug)]
+pub(super) struct TarIndex {
+    /// What messages call it: the archive as the user named it.
+    pub(super) archive: PathBuf,
+    /// Where its bytes are: the same, or a spooled file.
+    pub(super) bytes: PathBuf,
+    file: File,
+    members: HashMap<String, Member>,
+    /// Whether the end mark was there.
+    ended: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Member {
+    File(Extent),
+    /// To another member, by name; `None` = out of the archive.
+    Link(Option<String>),
+    Other(&'static str),
+}
+
+/// A member's data in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Extent {
+    pub(super) offset: u64,
+    pub(super) size: u64,
+}
+
+impl TarIndex {
+    /// Walks the headers of `file`, which is an uncompressed tar.
+    pub(super) fn read(
+        archive: &Path,
+        bytes: &Path,
+        file: File,
+        limits: &Limits,
+        stop: &Stop,
+    ) -> Result<Self, ArchiveError> {
+        let mut index = Self {
+            archive: archive.to_owned(),
+            bytes: bytes.to_owned(),
+            file,
+            members: HashMap::new(),
+            ended: false,
+        };
+        index.walk(limits, stop)?;
+        Ok(index)
+    }
+
+    fn walk(&mut self, limits: &Limits, stop: &Stop) -> Result<(), ArchiveError> {
+        let length = self.file.metadata().map_err(|source| self.unread(source))?.len();
+        let (mut at, mut headers) = (0, 0);
+        let mut pending = Pending::default();
+        loop {
+            if stop.is_raised() {
+                return Err(ArchiveError::Stopped { archive: self.archive.clone() });
+            }
+            let invalid = |index: &Self| ArchiveError::NotTar { archive: index.archive.clone(), offset: at };
+            let Some(block) = self.block(at)? else {
+                // Some writers leave the end mark out; an empty file or half a header is no archive.
+                return if at >= length && at > 0 && pending.is_empty() {
+                    Ok(())
+                } else {
+                    Err(invalid(self))
+                };
+            };
+            let header = Header::from_byte_slice(&block);
+            if block.iter().all(|&byte| byte == 0) {
+                self.ended = true;
+                return if pending.is_empty() { Ok(()) } else { Err(invalid(self)) };
+            }
+            headers += 1;
+            if headers > limits.archive_members_max {
+                let limit = limits.archive_members_max as u64;
+                let archive = self.archive.clone();
+                let (unit, flag) = ("members", "archive_members_max");
+                return Err(ArchiveError::Limit { archive, limit, unit, flag });
+            }
+            if header.cksum().ok() != Some(checksum(&block)) {
+                return Err(invalid(self));
+            }
+            let kind = header.entry_type();
+            let stated = header.entry_size().map_err(|_| invalid(self))?;
+            let extension = extends(kind);
+            // Links state sizes that no data follows (POSIX ustar).
+            let size = match pending.size {
+                _ if kind.is_symlink() || kind.is_hard_link() || kind.is_dir() => 0,
+                Some(size) if !extension => size,
+                _ => stated,
+            };
+            let name = || match &pending.path {
+                Some(path) if !extension => String::from_utf8(path.clone()),
+                _ => String::from_utf8(header.path_bytes().into_owned()),
+            };
+            let name = name().ok();
+            let mut data = at + BLOCK;
+            if kind.is_gnu_sparse() {
+                data = self.after_sparse_map(header, data)?.ok_or_else(|| invalid(self))?;
+            }
+            let padded = size.checked_next_multiple_of(BLOCK).and_then(|size| data.checked_add(size));
+            // The last member's padding may be missing, its data may not.
+            let (Some(next), true) = (padded, data.checked_add(size).is_some_and(|end| end <= length)) else {
+                let member = quote(name.as_deref().unwrap_or_default());
+                return Err(ArchiveError::Truncated { archive: self.archive.clone(), member });
+            };
+            if extension {
+                if size > limits.pax_bytes_max as u64 {
+                    return Err(ArchiveError::Limit {
+                        archive: self.archive.clone(),
+                        limit: limits.pax_bytes_max as u64,
+                        unit: "bytes of extended headers of one entry",
+                        flag: "pax_bytes_max",
+                    });
+                }
+                let bytes = self.bytes_at(Extent { offset: data, size })?;
+                pending.take(kind, &bytes).ok_or_else(|| invalid(self))?;
+            } else {
+                if let Some(key) = name.as_deref().and_then(|name| normal("", name)) {
+                    let target = pending
+                        .link
+                        .take()
+                        .or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
+                    let member = member(kind, &key, Extent { offset: data, size }, target);
+                    self.members.insert(key, member);
+                }
+                pending = Pending::default();
+            }
+            at = next;
+        }
+    }
+
+    /// Whether there is a member of this name, of whatever kind.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
+    /// The names of all members.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.keys().map(String::as_str)
+    }
+
+    /// Where the data of a member is, links followed within the archive.
+    pub(super) fn find(&self, name: &str) -> Result<Extent, ArchiveError> {
+        let link = |wrong| {
+            let (archive, member) = (self.archive.clone(), quote(name));
+            Err(ArchiveError::Link { archive, member, wrong })
+        };
+        let Some(mut at) = normal("", name) else { return Err(self.missing(name)) };
+        for _ in 0..=HOPS_MAX {
+            match self.members.get(&at) {
+                None => return Err(self.missing(if at == name { name } else { &at })),
+                Some(Member::File(extent)) => return Ok(*extent),
+                Some(Member::Link(Some(target))) => at.clone_from(target),
+                Some(Member::Link(None)) => return link("out of the archive"),
+                Some(Member::Other(found)) => {
+                    let (archive, member) = (self.archive.clone(), quote(name));
+                    return Err(ArchiveError::NotRegular { archive, member, found });
+                }
+            }
+        }
+        link("in a circle")
+    }
+
+    /// The bytes of a document, at most `limit` of them.
+    pub(super) fn document(
+        &self,
+        name: &str,
+        limit: u64,
+        flag: &'static str,
+    ) -> Result<Vec<u8>, ArchiveError> {
+        let extent = self.find(name)?;
+        if extent.size > limit {
+            let (archive, member) = (self.archive.clone(), quote(name));
+            return Err(ArchiveError::TooLarge { archive, member, size: extent.size, limit, flag });
+        }
+        self.bytes_at(extent)
+    }
+
+    /// The data of a member, as it is read.
+    pub(super) fn reader(&self, extent: Extent) -> impl io::Read {
+        crate::puller::local::Extract::new(&self.file, extent.offset, extent.size)
+    }
+
+    /// An error for a member that is not there.
+    pub(super) fn missing(&self, name: &str) -> ArchiveError {
+        let hint = if self.ended { "" } else { "; it has no end mark, so it may be cut off" };
+        ArchiveError::Missing { archive: self.archive.clone(), member: quote(name), hint }
+    }
+
+    pub(super) fn unread(&self, source: io::Error) -> ArchiveError {
+        ArchiveError::Read { archive: self.archive.clone(), source }
+    }
+
+    /// One block, or `None` where the file ends.
+    fn block(&self, at: u64) -> Result<Option<[u8; BLOCK as usize]>, ArchiveError> {
+        let mut block = [0; BLOCK as usize];
+        match self.file.read_exact_at(&mut block, at) {
+            Ok(()) => Ok(Some(block)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(source) => Err(self.unread(source)),
+        }
+    }
+
+    /// Bytes whose extent was checked against a limit and the length of the file.
+    fn bytes_at(&self, extent: Extent) -> Result<Vec<u8>, ArchiveError> {
+        let mut bytes = vec![0; usize::try_from(extent.size).unwrap_or(usize::MAX)];
+        self.file.read_exact_at(&mut bytes, extent.offset).map_err(|source| self.unread(source))?;
+        Ok(bytes)
+    }
+
+    /// Where the data of a GNU sparse member begins: behind the rest of its map.
+    fn after_sparse_map(&self, header: &Header, mut at: u64) -> Result<Option<u64>, ArchiveError> {
+        let mut more = header.as_gnu().is_some_and(tar::GnuHeader::is_extended);
+        while more {
+            let Some(block) = self.block(at)? else { return Ok(None) };
+            // GNU tar, `struct sparse_header`: 21 entries of 24 bytes, then the flag.
+            more = block[504] != 0;
+            at += BLOCK;
+        }
+        Ok(Some(at))
+    }
+}
+
+/// Records that belong to the header that follows them.
+#[derive(Default)]
+struct Pending {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    /// Whether any record was there, of whatever meaning.
+    any: bool,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        !self.any
+    }
+
+    /// Takes an extension header's data; `None` when it is malformed.
+    fn take(&mut self, kind: EntryType, bytes: &[u8]) -> Option<()> {
+        if kind.is_pax_global_extensions() {
+            // Comments of `git archive` and the like; a global path or size makes no sense.
+            return Some(());
+        }
+        self.any = true;
+        let until_nul = || bytes.split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
+        if kind.is_gnu_longname() {
+            self.path = Some(until_nul());
+        } else if kind.is_gnu_longlink() {
+            self.link = Some(until_nul());
+        } else {
+            for record in pax_records(bytes) {
+                let (key, value) = record?;
+                match key {
+                    b"path" => self.path = Some(value.to_vec()),
+                    b"linkpath" => self.link = Some(value.to_vec()),
+                    b"size" => self.size = Some(std::str::from_utf8(value).ok()?.parse().ok()?),
+                    _ => {}
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+/// `length key=value\n`, the length counting itself (POSIX pax, "extended header"). `None` = malformed.
+fn pax_records(mut bytes: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let record = (|| {
+            let space = bytes.iter().take(20).position(|&byte| byte == b' ')?;
+            let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
+            let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
+            let equals = record.iter().position(|&byte| byte == b'=')?;
+            bytes = &bytes[length..];
+            Some((&record[..equals], &record[equals + 1..]))
+        })();
+        if record.is_none() {
+            bytes = &[];
+        }
+        Some(record)
+    })
+}
+
+fn extends(kind: EntryType) -> bool {
+    kind.is_gnu_longname()
+        || kind.is_gnu_longlink()
+        || kind.is_pax_local_extensions()
+        || kind.is_pax_global_extensions()
+}
+
+fn member(kind: EntryType, key: &str, extent: Extent, target: Option<Vec<u8>>) -> Member {
+    let target = target.and_then(|target| String::from_utf8(target).ok());
+    let beside = key.rsplit_once('/').map_or("", |(parent, _)| parent);
+    match kind {
+        EntryType::Regular | EntryType::Continuous => Member::File(extent),
+        // An absolute target means the archive's root, as it would after a chroot.
+        EntryType::Symlink => {
+            let from = |target: &str| if target.starts_with('/') { "" } else { beside };
+            Member::Link(target.and_then(|target| normal(from(&target), &target)))
+        }
+        EntryType::Link => Member::Link(target.and_then(|target| normal("", &target))),
+        EntryType::Directory => Member::Other("a directory"),
+        EntryType::GNUSparse => Member::Other("a sparse file"),
+        _ => Member::Other("a special file"),
+    }
+}
+
+/// `path` seen from the directory `from`, without `.`, `..` and doubled slashes; `None` when it leads out.
+fn normal(from: &str, path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = from.split('/').filter(|part| !part.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// The sum of all bytes, those of the checksum field counted as blanks.
+fn checksum(block: &[u8; BLOCK as usize]) -> u32 {
+    let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
+    sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..])
+}
+
+/// Compares bytes with the digest that names them.
+pub(super) fn verify(
+    archive: &Path,
+    member: &str,
+    bytes: &[u8],
+    expected: &Digest,
+) -> Result<(), ArchiveError> {
+    let mut hasher = expected.hasher();
+    hasher.update(bytes);
+    let actual = hasher.finish();
+    if actual == *expected {
+        return Ok(());
+    }
+    let (archive, member) = (archive.to_owned(), quote(member));
+    Err(ArchiveError::WrongDigest { archive, member, expected: expected.clone(), actual })
+}
