@@ -275,6 +275,8 @@ impl Pending {
             for record in pax_records(bytes) {
                 let (key, value) = record?;
                 match key {
+                    // An empty value takes an earlier record back.
+                    b"path" | b"linkpath" | b"size" if value.is_empty() => {}
                     b"path" => self.path = Some(value.to_vec()),
                     b"linkpath" => self.link = Some(value.to_vec()),
                     b"size" => self.size = Some(std::str::from_utf8(value).ok()?.parse().ok()?),
