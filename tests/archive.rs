@@ -630,6 +630,10 @@ fn sizes_that_lie_are_refused_before_anything_is_allocated() {
     let few = Room::within(Limits { archive_members_max: 2, ..Limits::default() });
     let many = Tar::new().file("a", b"").file("b", b"").file("c", b"").done();
     assert!(matches!(cause(few.docker(&many)), ArchiveError::Limit { flag: "archive_members_max", .. }));
+    let names = Room::within(Limits { archive_members_max: 10, ..Limits::default() });
+    let long = Tar::new().file(&"n".repeat(2561), b"").done();
+    let error = cause(names.docker(&long));
+    assert!(error.to_string().contains("2560 bytes of member names"), "{error}");
     let short = Room::within(Limits { manifest_bytes_max: 10, ..Limits::default() });
     let error = cause(short.docker(&new_form(&[("x", &["a:1"])])));
     assert!(matches!(error, ArchiveError::TooLarge { flag: "manifest_bytes_max", .. }));
@@ -665,7 +669,9 @@ fn a_compressed_archive_is_laid_out_once_and_read_from_there() {
         let plan = room.archives.docker_archive(&path, None).unwrap();
         assert_eq!(diff_ids(&plan), diff_ids(&plain));
         assert_layers_are_true(&plan);
-        let spooled = room.directory.path().join(format!("spool/{}.tar", Digest::of(&bytes).hex()));
+        let spooled =
+            room.spooled().into_iter().find(|name| name.starts_with(&Digest::of(&bytes).hex())).unwrap();
+        let spooled = room.directory.path().join("spool").join(spooled);
         assert_eq!(fs::read(&spooled).unwrap(), tar);
         let before = fs::metadata(&spooled).unwrap();
         let copy = room.file(&format!("copy-{name}"), &bytes);
@@ -714,18 +720,23 @@ fn idle_spooled_files_and_those_of_dead_writers_are_swept() {
     let room = Room::new();
     let fresh = room.file("a.tgz", &gzip(&new_form(&[("x", &["a:1"])])));
     room.archives.docker_archive(&fresh, None).unwrap();
-    let idle = room.file("spool/idle.tar", b"x");
+    let spooled = room.spooled().remove(0);
+    let (_, boot) = spooled.split_once('.').unwrap();
+    let idle = room.file(&format!("spool/idle.{boot}"), b"x");
     let then = SystemTime::now() - SPOOL_IDLE - Duration::from_secs(1);
     fs::File::options().write(true).open(&idle).unwrap().set_modified(then).unwrap();
+    room.file("spool/of.an-earlier-boot.tar", b"x");
     room.file("spool/dead.part", b"x");
     room.file("spool/keep.me", b"x");
     let writer = fs::File::create(room.directory.path().join("spool/live.part")).unwrap();
     rustix::fs::flock(&writer, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    assert_eq!(room.archives.sweep(), 2);
+    assert_eq!(room.archives.sweep(), 3);
     let mut left = room.spooled();
     left.sort();
     assert_eq!(left.len(), 3, "{left:?}");
-    assert!(left.contains(&"live.part".into()) && left.contains(&"keep.me".into()));
+    assert!(
+        left.contains(&spooled) && left.contains(&"live.part".into()) && left.contains(&"keep.me".into())
+    );
 }
 
 #[test]
@@ -818,7 +829,7 @@ fn a_tag_or_full_name_finds_its_manifest() {
 fn without_a_tag_one_image_or_one_name_will_do() {
     let mut layout = Layout::new();
     let (a, b) = (layout.image("a"), layout.image("b"));
-    layout.index(&[a.clone()]);
+    layout.index(std::slice::from_ref(&a));
     assert_eq!(manifest_of(&layout, None), digest_of(&a));
     layout.index(&[named(a.clone(), "x"), named(a.clone(), "y")]);
     assert_eq!(manifest_of(&layout, None), digest_of(&a), "two names of one image");
@@ -873,7 +884,7 @@ fn blobs_that_are_not_what_their_names_say_are_refused() {
     let make = || {
         let mut layout = Layout::new();
         let image = layout.image("a");
-        layout.index(&[image.clone()]);
+        layout.index(std::slice::from_ref(&image));
         (layout, image)
     };
     let blob = |entry: &Value| format!("blobs/sha256/{}", &digest_of(entry)[7..]);
@@ -901,7 +912,7 @@ fn blobs_that_are_not_what_their_names_say_are_refused() {
 fn what_is_no_layout_of_a_known_version_is_refused() {
     let mut layout = Layout::new();
     let image = layout.image("a");
-    layout.index(&[image.clone()]);
+    layout.index(std::slice::from_ref(&image));
     for (marker, known) in [("1.1.3", true), ("2.0.0", false), ("", false), ("10", false)] {
         let text = json!({"imageLayoutVersion": marker}).to_string();
         layout.0.insert("oci-layout".into(), text.into_bytes());
@@ -929,7 +940,7 @@ fn blobs_may_be_links_but_only_to_files() {
     let room = Room::new();
     let mut layout = Layout::new();
     let image = layout.image("a");
-    layout.index(&[image.clone()]);
+    layout.index(std::slice::from_ref(&image));
     let path = layout.write(&room);
     let blob = path.join(format!("blobs/sha256/{}", &digest_of(&image)[7..]));
     let elsewhere = room.directory.path().join("elsewhere");

@@ -19,6 +19,9 @@ use super::error::ArchiveError;
 use crate::limits::Limits;
 
 const BLOCK: u64 = 512;
+/// Bytes of names and link targets that the index holds for each member allowed, on average: an ID and `/layer.tar`
+/// take 74.
+const NAME_BYTES: u64 = 256;
 /// Links followed from one name: `docker save` makes chains of one.
 const HOPS_MAX: usize = 16;
 
@@ -72,7 +75,7 @@ impl TarIndex {
 
     fn walk(&mut self, limits: &Limits, stop: &Stop) -> Result<(), ArchiveError> {
         let length = self.file.metadata().map_err(|source| self.unread(source))?.len();
-        let (mut at, mut headers) = (0, 0);
+        let (mut at, mut headers, mut name_bytes) = (0, 0, 0);
         let mut pending = Pending::default();
         loop {
             if stop.is_raised() {
@@ -94,10 +97,7 @@ impl TarIndex {
             }
             headers += 1;
             if headers > limits.archive_members_max {
-                let limit = limits.archive_members_max as u64;
-                let archive = self.archive.clone();
-                let (unit, flag) = ("members", "archive_members_max");
-                return Err(ArchiveError::Limit { archive, limit, unit, flag });
+                return Err(self.too_many(limits.archive_members_max as u64, "members"));
             }
             if header.cksum().ok() != Some(checksum(&block)) {
                 return Err(invalid(self));
@@ -143,6 +143,11 @@ impl TarIndex {
                         .link
                         .take()
                         .or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
+                    name_bytes += (key.len() + target.as_ref().map_or(0, Vec::len)) as u64;
+                    let limit = limits.archive_members_max as u64 * NAME_BYTES;
+                    if name_bytes > limit {
+                        return Err(self.too_many(limit, "bytes of member names, 256 to a member"));
+                    }
                     let member = member(kind, &key, Extent { offset: data, size }, target);
                     self.members.insert(key, member);
                 }
@@ -208,6 +213,10 @@ impl TarIndex {
     pub(super) fn missing(&self, name: &str) -> ArchiveError {
         let hint = if self.ended { "" } else { "; it has no end mark, so it may be cut off" };
         ArchiveError::Missing { archive: self.archive.clone(), member: quote(name), hint }
+    }
+
+    fn too_many(&self, limit: u64, unit: &'static str) -> ArchiveError {
+        ArchiveError::Limit { archive: self.archive.clone(), limit, unit, flag: "archive_members_max" }
     }
 
     pub(super) fn unread(&self, source: io::Error) -> ArchiveError {
