@@ -6,10 +6,10 @@
 //! two exceptions: a compressed archive is decompressed to a spool file, and the old `docker save` form, which has no diff
 //! IDs, has its layers hashed. Nothing is ever extracted; names of members are keys of a map and never become paths.
 //!
-//! - [`index`] and [`extended`]: where the members of a tar lie;
-//! - [`spool`]: compressed archives;
-//! - [`docker_save`]: `manifest.json`, or `repositories` and parent chains;
-//! - [`oci`]: `index.json`, manifests and blobs.
+//! - `index` and `extended`: where the members of a tar lie;
+//! - `spool`: compressed archives;
+//! - `docker_save`: `manifest.json`, or `repositories` and parent chains;
+//! - `oci`: `index.json`, manifests and blobs.
 
 mod docker_save;
 mod error;
