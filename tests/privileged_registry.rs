@@ -68,9 +68,10 @@ fn images_run_by_tag_and_by_digest_with_each_backend() {
                     let line = "cat /etc/motd; test ! -e /etc/removed || echo removed is there; \
                                 test ! -d /opt || ls /opt; exit 7";
                     let flag = format!("--image_provisioner_backend={backend}");
-                    room.keelblock([&flag, "run", &reference, "--", "sh", "-c", line]).run().code(7).printed(
-                        if image == "one" { "one layer\n" } else { "three layers\nc\n" },
-                    );
+                    room.keelblock([&flag, "run", &reference, "--", "sh", "-c", line])
+                        .run()
+                        .code(7)
+                        .printed(if image == "one" { "one layer\n" } else { "three layers\nc\n" });
                 }
             }
         }
@@ -300,7 +301,11 @@ fn the_root_filesystem_is_that_of_umoci_entry_by_entry() {
         .layer(everything())
         .compressed(sparse(&room, "pax").0, Compression::Gzip)
         .write_oci(&room.join("oci"), "latest");
-    registry.push(&format!("oci:{}:latest", room.join("oci").display()), "everything:1", &["--format", "oci"]);
+    registry.push(
+        &format!("oci:{}:latest", room.join("oci").display()),
+        "everything:1",
+        &["--format", "oci"],
+    );
     let bundle = room.join("bundle");
     let image = format!("{}:latest", room.join("oci").display());
     run_program("umoci", ["unpack", "--image", &image, path(&bundle)]);

@@ -257,8 +257,10 @@ impl Room {
                     found.push(entry.path());
                 }
                 // Not into layers and root filesystems: an image may well have a directory named tmp.
-                let foreign = ["rootfs", "tree", "rootfses", "sandbox"].iter().any(|n| entry.file_name() == *n);
-                if !foreign && entry.file_type().is_ok_and(|kind| kind.is_dir()) && depth(&self.dir, &dir) < 5 {
+                let foreign =
+                    ["rootfs", "tree", "rootfses", "sandbox"].iter().any(|n| entry.file_name() == *n);
+                if !foreign && entry.file_type().is_ok_and(|kind| kind.is_dir()) && depth(&self.dir, &dir) < 5
+                {
                     dirs.push(entry.path());
                 }
             }
@@ -563,6 +565,12 @@ impl<'r> Running<'r> {
         assert_eq!(status.signal(), Some(9), "{} was not there any more to be killed: {status}", self.line);
     }
 
+    /// Kills it like [`Running::kill_nine`], unless it has ended already.
+    pub(crate) fn kill_if_running(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Writes to its standard input, which stays open (see [`Invocation::keep_stdin`]).
     #[track_caller]
     pub(crate) fn write(&mut self, bytes: &[u8]) {
@@ -674,6 +682,11 @@ impl Outcome<'_> {
         }
         assert!(outcome.stdout.is_empty(), "a failure printed something{outcome}");
         outcome
+    }
+
+    /// Standard output as it came.
+    pub(crate) fn stdout_bytes(&self) -> &[u8] {
+        &self.stdout
     }
 
     /// Standard output.

@@ -259,14 +259,17 @@ impl Image {
             }],
         });
         fs::write(dir.join("index.json"), index.to_string()).expect("the room can be written");
-        fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("the room can be written");
+        fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+            .expect("the room can be written");
         manifest_digest
     }
 }
 
 /// The programs that [`shell`] has.
-const PROGRAMS: [&str; 14] =
-    ["sh", "cat", "echo", "env", "id", "ls", "mkdir", "pwd", "readlink", "rm", "sleep", "stty", "touch", "true"];
+const PROGRAMS: [&str; 14] = [
+    "sh", "cat", "echo", "env", "id", "ls", "mkdir", "pwd", "readlink", "rm", "sleep", "stty", "touch",
+    "true",
+];
 
 /// A layer with a shell and the usual small programs.
 pub(crate) fn shell() -> Layer {

@@ -231,7 +231,7 @@ pub(crate) fn debian_tar() -> Option<PathBuf> {
     fs::create_dir_all(cache()).expect("the target directory can be written");
     // One of the tests makes it, the others wait.
     let lock = fs::File::create(cache().join("debian.lock")).expect("the target directory can be written");
-    lock.lock().expect("flock works there");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("flock works there");
     if tar.exists() {
         return Some(tar);
     }
@@ -247,7 +247,10 @@ pub(crate) fn debian_tar() -> Option<PathBuf> {
         .expect("debootstrap can be executed");
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout);
-        super::binary::skip(&format!("debootstrap failed: {}", said.lines().last().unwrap_or("without a word")));
+        super::binary::skip(&format!(
+            "debootstrap failed: {}",
+            said.lines().last().unwrap_or("without a word")
+        ));
         return None;
     }
     let part = tar.with_extension("part");
