@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config { work_dir: work.clone(), ..Config::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let agent = Agent::start(config, Arc::new(NoObserver), slog::Logger::root(slog::Discard, slog::o!()))?;
+        let agent =
+            Agent::start(config, Arc::new(NoObserver), slog::Logger::root(slog::Discard, slog::o!()))?;
         let launch = |id: &str| {
             let spec = ContainerSpec {
                 id: id.parse().expect("the names are letters and digits"),

@@ -1,4 +1,13 @@
-//! Many launches of one cold image at once: each layer is fetched once, every exit status is right, nothing is left.
+//! Two hundred launches of one cold image at once in one process, through the embedding API: as many layer requests in
+//! the registry's log as the image has layers, every exit status right, and no mount, process, staging directory or
+//! file descriptor left.
+//!
+//! Alone in its file: it counts the descriptors of its process.
+
+use std::sync::Arc;
+
+use keelblock::config::Config;
+use keelblock::{Agent, CommandSpec, ContainerSpec, ImageRequest, NoObserver, StdioSpec};
 
 mod support {
     pub(crate) mod binary;
@@ -6,61 +15,64 @@ mod support {
     pub(crate) mod peers;
 }
 
-use support::binary::{Room, need_programs, need_root};
-use support::images::{Compression, Image, Layer, shell};
+use support::binary::{Room, need_programs, need_root, open_descriptors};
+use support::images::{layers_of, twelve_layers};
 use support::peers::Registry;
 
-/// How many commands run at once on one work dir.
-const PROCESSES: u8 = 20;
+/// How many containers are launched at once.
+const LAUNCHES: i32 = 200;
 
-/// An image of twelve layers, large enough that the commands meet in the middle of fetching them.
-fn image() -> Image {
-    (0..11_u32).fold(Image::new().compressed(shell().finish(), Compression::None), |image, layer| {
-        let text = format!("layer {layer}\n").repeat(100_000);
-        image.layer(Layer::new().file(&format!("data/{layer}"), text, 0o644))
-    })
+fn spec(n: i32, image: &str) -> ContainerSpec {
+    // Looks at the lowest and the highest layer before it ends with its own number.
+    let line = format!("read -r a b < /data/0; read -r c d < /data/10; [ \"$b $d\" = '0 10' ] && exit {n}");
+    ContainerSpec {
+        id: format!("stress-{n}").parse().expect("letters and digits"),
+        image: Some(ImageRequest::cached(image.parse().expect("a name with a registry"))),
+        command: CommandSpec { shell: true, value: Some(line), ..CommandSpec::default() },
+        volumes: Vec::new(),
+        read_only: false,
+        tty: false,
+        stdio: StdioSpec::Null,
+        effective_capabilities: None,
+        bounding_capabilities: None,
+    }
 }
 
 #[test]
-fn twenty_processes_on_one_cold_work_dir_fetch_each_layer_once() {
+fn two_hundred_launches_of_a_cold_image_fetch_each_layer_once_and_leave_nothing() {
     need_root!();
     need_programs!("docker-registry", "skopeo");
-    let room = Room::new("stress-processes");
+    let room = Room::new("stress");
     let registry = Registry::start(&room.join("registry"));
-    image().write_oci(&room.join("oci"), "latest");
+    twelve_layers().write_oci(&room.join("oci"), "latest");
     registry.push(&format!("oci:{}:latest", room.join("oci").display()), "app:1", &["--format", "oci"]);
-    let name = registry.image("app:1");
-    let layers = layer_digests(&room);
+    let image = registry.image("app:1");
     let before = registry.requests().len();
+    let descriptors = open_descriptors();
 
-    let line =
-        |status: u8| format!("read -r word rest < /data/7; [ \"$word $rest\" = 'layer 7' ] && exit {status}");
-    let runs: Vec<_> = (0..PROCESSES)
-        .map(|status| room.keelblock(["run", &name, "--", "sh", "-c", &line(status)]).start())
-        .collect();
-    for (status, run) in (0..PROCESSES).zip(runs) {
-        run.wait().code(status.into());
-    }
+    let config = Config { work_dir: room.work_dir(), ..Config::default() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let statuses = runtime.block_on(async {
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let agent = Agent::start(config, Arc::new(NoObserver), log).expect("the agent starts");
+        let run = async |n: i32| {
+            let running =
+                agent.launch(spec(n, &image)).await.map_err(|error| format!("launch {n}: {error:?}"))?;
+            let status = running.process.wait().await.code();
+            agent.destroy(running.id.clone()).await.map_err(|error| format!("destroy {n}: {error:?}"))?;
+            Ok::<_, String>(status)
+        };
+        let statuses = futures_util::future::join_all((0..LAUNCHES).map(run)).await;
+        let listed = agent.containers().await.expect("the records can be read");
+        assert!(listed.is_empty(), "containers outlived their destruction: {listed:?}");
+        agent.shutdown().await;
+        statuses
+    });
+    drop(runtime);
 
-    expect_each_once(&registry.blobs_fetched(before), &layers);
+    let wrong: Vec<_> = (0..LAUNCHES).zip(&statuses).filter(|(n, status)| status.as_ref() != Ok(n)).collect();
+    assert!(wrong.is_empty(), "{} launches went wrong: {wrong:#?}", wrong.len());
+    registry.expect_each_fetched_once(before, &layers_of(&room.join("oci")));
     room.expect_no_leftovers();
-}
-
-/// The layers of the image in the layout `oci` of this room.
-fn layer_digests(room: &Room) -> Vec<String> {
-    let read = |path: &str| -> serde_json::Value {
-        serde_json::from_slice(&std::fs::read(room.join("oci").join(path)).unwrap()).unwrap()
-    };
-    let digest = read("index.json")["manifests"][0]["digest"].as_str().unwrap().replace(':', "/");
-    let manifest = read(&format!("blobs/{digest}"));
-    let layers = manifest["layers"].as_array().unwrap();
-    layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
-}
-
-#[track_caller]
-fn expect_each_once(fetched: &[String], layers: &[String]) {
-    for layer in layers {
-        let count = fetched.iter().filter(|blob| *blob == layer).count();
-        assert_eq!(count, 1, "requests for layer {layer}; all blob requests: {fetched:#?}");
-    }
+    assert_eq!(open_descriptors(), descriptors, "descriptors (left: now, right: before)");
 }

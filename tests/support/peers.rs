@@ -115,6 +115,17 @@ impl Registry {
             .filter_map(|request| request.path.split_once("/blobs/").map(|(_, digest)| digest.to_owned()))
             .collect()
     }
+
+    /// Panics unless each of these layers was fetched exactly once since then.
+    #[track_caller]
+    pub(crate) fn expect_each_fetched_once(&self, since: usize, layers: &[String]) {
+        let fetched = self.blobs_fetched(since);
+        assert!(!layers.is_empty());
+        for layer in layers {
+            let count = fetched.iter().filter(|blob| *blob == layer).count();
+            assert_eq!(count, 1, "requests for layer {layer}; all blob requests: {fetched:#?}");
+        }
+    }
 }
 
 impl Drop for Registry {
