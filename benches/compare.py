@@ -489,7 +489,7 @@ def part_warm(o):
     with Disk(o.scratch, o.disk_bytes) as home:
         tools = [t for t in pullers(o) if hasattr(t, "provision")]
         if o.binary:
-            tools.append(Keelblock(o.binary, ["--image_provisioner_backend=copy"], "keelblock, copy"))
+            tools.append(Keelblock(o.binary, ["--image_provisioner_backend=copy"], "keelblock (copy)"))
         ready(home, tools, image)
         starts = []
 

@@ -250,7 +250,7 @@ impl Room {
         while let Some(dir) = dirs.pop() {
             let Ok(entries) = fs::read_dir(&dir) else { continue };
             let is_staging = dir.file_name().is_some_and(|name| {
-                ["staging", "stage", "tmp", "trash", "removing"].iter().any(|known| name == *known)
+                ["staging", "gc", "pins"].iter().any(|known| name == *known)
             });
             for entry in entries.flatten() {
                 if is_staging {
