@@ -8,6 +8,8 @@ mod backend;
 pub mod container;
 mod containerizer;
 pub mod error;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fakes;
 pub mod flight;
 pub mod image;
 pub mod launch;

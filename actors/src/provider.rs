@@ -12,7 +12,7 @@ use slog::Logger;
 
 use crate::error::{Gone, PullError, ResolveError, StoreError};
 use crate::flight::Flights;
-use crate::image::name::ImageRequest;
+use crate::image::name::{ImageName, ImageRequest};
 use crate::image::plan::{ImagePlan, LayerKey, SourceKind};
 use crate::messages::{ImagePulled, PullImage, PullLayer, PulledImage, Resolve, Resolved, ResolvedImage};
 use crate::pool::{Pool, guarded};
@@ -63,7 +63,8 @@ async fn resolve(
     d: Rc<ProviderDeps>,
     request: ImageRequest,
 ) -> Result<ResolvedImage, ResolveError> {
-    if request.cached {
+    // What a path names is asked every time: the file may be another now, and looking costs no network.
+    if request.cached && matches!(request.name, ImageName::Docker(_) | ImageName::Appc(_)) {
         let (store, name) = (d.store.clone(), request.name.canonical());
         match d.disk.run(move |_| whole_image(&*store, &name)).await {
             Ok(Some((plan, stored))) => {
