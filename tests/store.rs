@@ -27,7 +27,8 @@ fn tar() -> Vec<u8> {
 /// Names of everything in the store but its directories and fixed files.
 fn listing(root: &Path) -> Vec<String> {
     let mut names = Vec::new();
-    for part in ["layers/sha256", "layers/sha512", "blobs/sha256", "images", "locks", "pins", "staging", "gc"] {
+    for part in ["layers/sha256", "layers/sha512", "blobs/sha256", "images", "locks", "pins", "staging", "gc"]
+    {
         for entry in std::fs::read_dir(root.join(part)).into_iter().flatten() {
             names.push(format!("{part}/{}", entry.unwrap().file_name().to_string_lossy()));
         }
@@ -344,9 +345,8 @@ fn child_brings_the_layer_or_finds_it() {
 #[test]
 fn of_many_processes_one_brings_a_layer() {
     let home = tempfile::tempdir().unwrap();
-    let children: Vec<_> = (0..6)
-        .map(|_| child("child_brings_the_layer_or_finds_it", home.path()).spawn().unwrap())
-        .collect();
+    let children: Vec<_> =
+        (0..6).map(|_| child("child_brings_the_layer_or_finds_it", home.path()).spawn().unwrap()).collect();
     let outputs: Vec<String> = children
         .into_iter()
         .map(|child| String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap())

@@ -14,26 +14,26 @@ use keelblock_actors::stop::Stop;
 
 /// A tar in the making.
 #[derive(Clone, Default)]
-pub struct Tarball(pub Vec<u8>);
+pub(crate) struct Tarball(pub(crate) Vec<u8>);
 
 /// One header, ustar unless `raw` says otherwise, root's, mode 0644, time 1_000_000.
 #[derive(Clone)]
-pub struct Entry {
-    pub name: Vec<u8>,
-    pub kind: u8,
-    pub link: Vec<u8>,
-    pub mode: u32,
-    pub uid: u64,
-    pub gid: u64,
-    pub size: Option<u64>,
-    pub mtime: u64,
-    pub device: (u32, u32),
-    pub data: Vec<u8>,
-    pub pax: Vec<(Vec<u8>, Vec<u8>)>,
-    pub raw: Vec<(usize, Vec<u8>)>,
+pub(crate) struct Entry {
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: u8,
+    pub(crate) link: Vec<u8>,
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    pub(crate) size: Option<u64>,
+    pub(crate) mtime: u64,
+    pub(crate) device: (u32, u32),
+    pub(crate) data: Vec<u8>,
+    pub(crate) pax: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) raw: Vec<(usize, Vec<u8>)>,
 }
 
-pub fn entry(kind: u8, name: impl AsRef<[u8]>) -> Entry {
+pub(crate) fn entry(kind: u8, name: impl AsRef<[u8]>) -> Entry {
     Entry {
         name: name.as_ref().to_vec(),
         kind,
@@ -50,59 +50,59 @@ pub fn entry(kind: u8, name: impl AsRef<[u8]>) -> Entry {
     }
 }
 
-pub fn file(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Entry {
+pub(crate) fn file(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Entry {
     Entry { data: data.as_ref().to_vec(), ..entry(b'0', name) }
 }
 
-pub fn dir(name: impl AsRef<[u8]>) -> Entry {
+pub(crate) fn dir(name: impl AsRef<[u8]>) -> Entry {
     entry(b'5', name)
 }
 
-pub fn symlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
+pub(crate) fn symlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
     Entry { link: target.as_ref().to_vec(), ..entry(b'2', name) }
 }
 
-pub fn hard_link(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
+pub(crate) fn hard_link(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
     Entry { link: target.as_ref().to_vec(), ..entry(b'1', name) }
 }
 
 impl Entry {
-    pub fn mode(mut self, mode: u32) -> Self {
+    pub(crate) fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    pub fn owner(mut self, uid: u64, gid: u64) -> Self {
+    pub(crate) fn owner(mut self, uid: u64, gid: u64) -> Self {
         (self.uid, self.gid) = (uid, gid);
         self
     }
 
-    pub fn mtime(mut self, mtime: u64) -> Self {
+    pub(crate) fn mtime(mut self, mtime: u64) -> Self {
         self.mtime = mtime;
         self
     }
 
-    pub fn size(mut self, size: u64) -> Self {
+    pub(crate) fn size(mut self, size: u64) -> Self {
         self.size = Some(size);
         self
     }
 
-    pub fn device(mut self, major: u32, minor: u32) -> Self {
+    pub(crate) fn device(mut self, major: u32, minor: u32) -> Self {
         self.device = (major, minor);
         self
     }
 
-    pub fn pax(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn pax(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
         self.pax.push((key.into(), value.as_ref().to_vec()));
         self
     }
 
-    pub fn xattr(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn xattr(self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.pax(&format!("SCHILY.xattr.{name}"), value)
     }
 
     /// Bytes to put over the header before its checksum is made.
-    pub fn raw(mut self, at: usize, bytes: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn raw(mut self, at: usize, bytes: impl AsRef<[u8]>) -> Self {
         self.raw.push((at, bytes.as_ref().to_vec()));
         self
     }
@@ -132,7 +132,7 @@ impl Entry {
 }
 
 /// Records of an extended header.
-pub fn pax_records(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn pax_records(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (key, value) in records {
         let rest = key.len() + value.len() + 3;
@@ -150,11 +150,11 @@ pub fn pax_records(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
 }
 
 impl Tarball {
-    pub fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
+    pub(crate) fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
         entries.into_iter().fold(Self::default(), Self::with)
     }
 
-    pub fn with(mut self, entry: Entry) -> Self {
+    pub(crate) fn with(mut self, entry: Entry) -> Self {
         if !entry.pax.is_empty() {
             self = self.with(file("pax", pax_records(&entry.pax)).raw(156, b"x"));
         }
@@ -163,43 +163,43 @@ impl Tarball {
     }
 
     /// Payload, padded.
-    pub fn data(mut self, data: &[u8]) -> Self {
+    pub(crate) fn data(mut self, data: &[u8]) -> Self {
         self.0.extend_from_slice(data);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
         self
     }
 
-    pub fn end(mut self) -> Vec<u8> {
+    pub(crate) fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
     }
 }
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-pub fn quiet() -> slog::Logger {
+pub(crate) fn quiet() -> slog::Logger {
     slog::Logger::root(slog::Discard, slog::o!())
 }
 
-pub fn store_with(dir: &Path, limits: Limits) -> DiskStore {
+pub(crate) fn store_with(dir: &Path, limits: Limits) -> DiskStore {
     DiskStore::open(dir, limits, Privileges::detect().unwrap(), quiet()).unwrap()
 }
 
-pub fn store(dir: &Path) -> DiskStore {
+pub(crate) fn store(dir: &Path) -> DiskStore {
     store_with(dir, Limits::default())
 }
 
 /// What a truthful manifest says of this tar, sent as it is.
-pub fn spec(tar: &[u8]) -> LayerSpec {
+pub(crate) fn spec(tar: &[u8]) -> LayerSpec {
     spec_of(tar, tar, Compression::None)
 }
 
 /// What a truthful manifest says of this tar and its blob.
-pub fn spec_of(tar: &[u8], blob: &[u8], compression: Compression) -> LayerSpec {
+pub(crate) fn spec_of(tar: &[u8], blob: &[u8], compression: Compression) -> LayerSpec {
     LayerSpec {
         key: LayerKey::Diff(DiffId(Digest::of(tar))),
         blob: BlobSpec {
@@ -213,7 +213,7 @@ pub fn spec_of(tar: &[u8], blob: &[u8], compression: Compression) -> LayerSpec {
 }
 
 /// Claims and unpacks.
-pub fn put(store: &DiskStore, spec: &LayerSpec, mut blob: &[u8]) -> Result<StoredLayer, UnpackError> {
+pub(crate) fn put(store: &DiskStore, spec: &LayerSpec, mut blob: &[u8]) -> Result<StoredLayer, UnpackError> {
     match store.claim(&spec.key).unwrap() {
         Claim::Mine(staging) => staging.unpack(spec, &mut blob, &Stop::default()),
         Claim::Here(layer) => Ok(layer),
@@ -221,12 +221,12 @@ pub fn put(store: &DiskStore, spec: &LayerSpec, mut blob: &[u8]) -> Result<Store
     }
 }
 
-pub fn put_tar(store: &DiskStore, tar: &[u8]) -> Result<StoredLayer, UnpackError> {
+pub(crate) fn put_tar(store: &DiskStore, tar: &[u8]) -> Result<StoredLayer, UnpackError> {
     put(store, &spec(tar), tar)
 }
 
 /// Whether this process may do what root may; says so when not.
-pub fn root() -> bool {
+pub(crate) fn root() -> bool {
     let privileges = Privileges::detect().unwrap();
     let root = rustix::process::geteuid().is_root() && !privileges.in_user_namespace;
     if !root {
