@@ -838,7 +838,7 @@ fn nodes() -> impl proptest::strategy::Strategy<Value = Vec<(Vec<u8>, Node, i64,
     let owner = || (prop_oneof![Just(0), 0..3_000_000u32], prop_oneof![Just(0), 0..70_000u32]);
     let content = prop_oneof![
         proptest::collection::vec(prop::num::u8::ANY, 0..40),
-        (0..70_000usize).prop_map(|length| (0..length).map(|at| (at * 31 >> 3) as u8).collect()),
+        (0..70_000usize).prop_map(|length| (0..length).map(|at| ((at * 31) >> 3) as u8).collect()),
     ];
     let xattr = proptest::option::of(proptest::collection::vec(prop::num::u8::ANY, 0..50));
     let node = prop_oneof![

@@ -67,7 +67,7 @@ mod tests {
         for bytes in [
             &b"x path=a\n"[..],
             b"99 path=a\n",
-            b"9 path=a\n",
+            b"8 path=a\n",
             b"10 path=ab",
             b"6 abcd\n",
             b"-9 path=a\n",

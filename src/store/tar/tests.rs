@@ -38,7 +38,10 @@ fn read(bytes: &[u8], lengths: Vec<usize>) -> Result<String, String> {
         while let Some(member) = reader.next()? {
             said += &format!("{member:?}");
             // Every third payload is left for the reader to skip.
-            while member.mtime.0 % 3 != 0 {
+            if member.mtime.0 % 3 == 0 {
+                continue;
+            }
+            loop {
                 let payload = reader.payload(1000)?;
                 if payload.is_empty() {
                     break;
@@ -58,7 +61,7 @@ fn read(bytes: &[u8], lengths: Vec<usize>) -> Result<String, String> {
 fn sample() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let capability: &[u8] = b"\x01\n\0";
-    for (at, name) in ["a", "b/c", &"long/".repeat(60), "d"].into_iter().enumerate() {
+    for (at, name) in ["a", "b/c", &("long/".repeat(60) + "x"), "d"].into_iter().enumerate() {
         let content = vec![at as u8; at * 700];
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
@@ -81,7 +84,7 @@ fn sample() -> Vec<u8> {
 fn pieces_of_any_length_say_the_same() {
     let bytes = sample();
     let whole = read(&bytes, vec![usize::MAX >> 1]).unwrap();
-    assert!(whole.contains("long/") || whole.contains("108, 111, 110, 103"), "{whole}");
+    assert!(whole.contains("size: 2100"), "{whole}");
     for lengths in [vec![1], vec![511, 2], vec![512], vec![513], vec![7, 10_000, 1]] {
         assert_eq!(read(&bytes, lengths).unwrap(), whole);
     }
