@@ -51,6 +51,8 @@ pub struct Config {
     pub log_level: slog::Level,
     /// One JSON object a line instead of text.
     pub log_json: bool,
+    /// Whether root filesystems must stay when this process ends: rules out mounts where they would go with it.
+    pub mounts_must_outlive: bool,
     /// Flags that were given and have no effect, for a warning.
     pub without_effect: Vec<&'static str>,
 }
@@ -358,7 +360,12 @@ pub const FLAGS: &[Flag] = &[
             Ok(())
         },
     },
-    limit!(launches_max, "N", "Launches under way at once; one more is refused as busy [default: 1024]", at_least_one),
+    limit!(
+        launches_max,
+        "N",
+        "Launches under way at once; one more is refused as busy [default: 1024]",
+        at_least_one
+    ),
     limit!(fetches_max, "N", "Blobs fetched at once [default: 6]", at_least_one),
     limit!(unpacks_max, "N", "Layers unpacked at once [default: one per processor, at least 2]", number),
     limit!(copies_max, "N", "Trees copied at once by the copy backend [default: 2]", at_least_one),
@@ -399,6 +406,7 @@ impl Default for Config {
             limits: Limits::default(),
             log_level: slog::Level::Warning,
             log_json: false,
+            mounts_must_outlive: false,
             without_effect: Vec::new(),
         }
     }
@@ -440,16 +448,20 @@ impl Config {
 
     fn apply(&mut self, flag: &'static Flag, text: &str, origin: &str) -> Result<(), ConfigError> {
         let wrong = |reason: String| {
-            let value =
-                if flag.name == "docker_auth" { "...".to_owned() } else { keelblock_actors::error::quote(text) };
+            let value = if flag.name == "docker_auth" {
+                "...".to_owned()
+            } else {
+                keelblock_actors::error::quote(text)
+            };
             ConfigError::Value { flag: flag.name, value, reason, origin: origin.to_owned() }
         };
         // Mesos: a value file:///path stands for the content of that file. Not for the registry, where it is a
         // place of its own right.
         let content = match text.strip_prefix("file://") {
-            Some(path) if flag.name != "docker_registry" && path.starts_with('/') => {
-                Some(std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot read {path}: {error}")))?)
-            }
+            Some(path) if flag.name != "docker_registry" && path.starts_with('/') => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|error| wrong(format!("cannot read {path}: {error}")))?,
+            ),
             _ => None,
         };
         (flag.set)(self, content.as_deref().unwrap_or(text)).map_err(wrong)
@@ -472,7 +484,11 @@ impl Config {
                 toml::Value::Array(items) if items.iter().all(toml::Value::is_str) => {
                     items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
                 }
-                _ => return Err(wrong(format!("{key} must be a string, a number, a boolean or a list of strings"))),
+                _ => {
+                    return Err(wrong(format!(
+                        "{key} must be a string, a number, a boolean or a list of strings"
+                    )));
+                }
             };
             self.apply(flag, &text, &path.display().to_string())?;
         }
@@ -526,7 +542,8 @@ fn wide_number(text: &str) -> Result<u64, String> {
 /// `512`, `64K`, `4MiB`, `1G`: powers of 1024.
 fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let shift = match text[digits..].trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+    let shift = match text[digits..].trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b')
+    {
         "" => 0,
         "k" => 10,
         "m" => 20,
@@ -534,7 +551,8 @@ fn bytes(text: &str) -> Result<u64, String> {
         "t" => 40,
         _ => return Err("expected bytes, as in 512, 64K, 4M or 1G".to_owned()),
     };
-    let count: u64 = text[..digits].parse().map_err(|_| "expected bytes, as in 512, 64K, 4M or 1G".to_owned())?;
+    let count: u64 =
+        text[..digits].parse().map_err(|_| "expected bytes, as in 512, 64K, 4M or 1G".to_owned())?;
     count.checked_mul(1 << shift).filter(|&n| n > 0).ok_or_else(|| "out of range".to_owned())
 }
 

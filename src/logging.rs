@@ -4,11 +4,13 @@ use std::io::IsTerminal;
 
 use slog::{Drain, Logger, o};
 
+/// Lines that may wait for the writer; what comes on top is dropped and counted.
+const LINES_QUEUED_MAX: usize = 4096;
+
 /// A logger to standard error, in text (coloured only on a terminal) or as one JSON object a line, at `level`
 /// and above. Writing happens on a thread of its own; the guard flushes it when dropped. When the writer falls
 /// behind, lines are dropped and their number is logged: a log never blocks the engine.
 pub fn to_stderr(level: slog::Level, json: bool) -> (Logger, impl Drop) {
-    let build = |drain: slog_async::AsyncCoreBuilder| drain.chan_size(4096);
     let (core, guard) = if json {
         let drain = slog_json::Json::new(std::io::stderr())
             .add_key_value(o!(
@@ -18,14 +20,14 @@ pub fn to_stderr(level: slog::Level, json: bool) -> (Logger, impl Drop) {
             ))
             .set_newlines(true)
             .build();
-        build(slog_async::AsyncCore::custom(drain.fuse())).build_with_guard()
+        slog_async::AsyncCore::custom(drain.fuse()).chan_size(LINES_QUEUED_MAX).build_with_guard()
     } else if std::io::stderr().is_terminal() {
         let drain = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
-        build(slog_async::AsyncCore::custom(drain.fuse())).build_with_guard()
+        slog_async::AsyncCore::custom(drain.fuse()).chan_size(LINES_QUEUED_MAX).build_with_guard()
     } else {
         let decorator = slog_term::PlainSyncDecorator::new(std::io::stderr());
         let drain = slog_term::FullFormat::new(decorator).use_utc_timestamp().build();
-        build(slog_async::AsyncCore::custom(drain.fuse())).build_with_guard()
+        slog_async::AsyncCore::custom(drain.fuse()).chan_size(LINES_QUEUED_MAX).build_with_guard()
     };
     (Logger::root(core.filter_level(level).ignore_res(), o!()), guard)
 }

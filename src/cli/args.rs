@@ -5,7 +5,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::config::FLAGS;
 
 /// The whole command line.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     let root = Command::new("keelblock")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Turns container images into root filesystems, and runs containers in them")
@@ -27,12 +27,18 @@ pub fn command() -> Command {
     let root = FLAGS.iter().fold(root, |root, flag| {
         let arg = if flag.value.is_empty() {
             // `--flag`, `--flag=false`: a switch that the environment turned on can be turned off again.
-            Arg::new(flag.name).num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL")
+            Arg::new(flag.name)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_name("BOOL")
         } else {
             Arg::new(flag.name).value_name(flag.value)
         };
         let arg = arg.long(flag.name).help(flag.help).help_heading(flag.heading).global(true);
-        root.arg(arg.action(ArgAction::Set).allow_hyphen_values(false).hide_short_help(flag.heading == "Limits"))
+        root.arg(
+            arg.action(ArgAction::Set).allow_hyphen_values(false).hide_short_help(flag.heading == "Limits"),
+        )
     });
     root.subcommands([
         Command::new("pull")
@@ -138,7 +144,7 @@ fn dashed(arg: Arg) -> Arg {
 }
 
 /// The agent flags that were typed, with their texts.
-pub fn typed_flags(matches: &ArgMatches) -> Vec<(&'static str, String)> {
+pub(super) fn typed_flags(matches: &ArgMatches) -> Vec<(&'static str, String)> {
     let text = |name| matches.get_one::<String>(name).cloned();
     FLAGS.iter().filter_map(|flag| Some((flag.name, text(flag.name)?))).collect()
 }

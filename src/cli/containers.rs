@@ -50,10 +50,13 @@ pub(super) async fn destroy(context: &Context<'_>) -> Result<u8, CliError> {
     let agent = context.quiet_agent()?;
     let results = futures_util::future::join_all(ids.iter().map(|id| agent.destroy(id.clone()))).await;
     agent.shutdown().await;
-    let done: Vec<_> = ids.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(id, _)| id).collect();
+    let done: Vec<_> =
+        ids.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(id, _)| id).collect();
     let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err().cloned()).collect();
     if failed.is_empty() || !context.output.is_json() {
-        context.output.print(&json!({ "destroyed": done }), || done.iter().map(|id| format!("{id}\n")).collect());
+        context
+            .output
+            .print(&json!({ "destroyed": done }), || done.iter().map(|id| format!("{id}\n")).collect());
     }
     several(failed)
 }
@@ -63,7 +66,9 @@ fn several(mut failed: Vec<Arc<ContainerError>>) -> Result<u8, CliError> {
     match failed.len() {
         0 => Ok(0),
         1 => Err(failed.remove(0).into()),
-        _ => Err(CliError::Several(failed.iter().map(|error| chain(&**error)).collect::<Vec<_>>().join("; "))),
+        _ => {
+            Err(CliError::Several(failed.iter().map(|error| chain(&**error)).collect::<Vec<_>>().join("; ")))
+        }
     }
 }
 
@@ -98,12 +103,18 @@ pub(super) async fn list(context: &Context<'_>) -> Result<u8, CliError> {
         let rows: Vec<_> = found
             .iter()
             .map(|found| {
-                let from = |f: &dyn Fn(&ContainerRecord) -> String| found.container.as_ref().map_or_else(|| "-".to_owned(), f);
+                let from = |f: &dyn Fn(&ContainerRecord) -> String| {
+                    found.container.as_ref().map_or_else(|| "-".to_owned(), f)
+                };
                 vec![
                     found.id.to_string(),
-                    from(&|record| record.image.as_ref().map_or_else(|| "-".to_owned(), |image| image.name.reference())),
+                    from(&|record| {
+                        record.image.as_ref().map_or_else(|| "-".to_owned(), |image| image.name.reference())
+                    }),
                     from(&|record| record.phase.to_string()),
-                    from(&|record| record.init.as_ref().map_or_else(|| "-".to_owned(), |init| init.pid.to_string())),
+                    from(&|record| {
+                        record.init.as_ref().map_or_else(|| "-".to_owned(), |init| init.pid.to_string())
+                    }),
                     from(&|record| ago(record.created_ms)),
                     from(&|record| command(&record.argv)),
                 ]
@@ -147,7 +158,8 @@ async fn inspect_with(agent: &crate::agent::Agent, name: &str) -> Result<Value, 
             });
             document["containers"] = json!(users.map(|found| &found.id).collect::<Vec<_>>());
             document["config"] = json!(image.record.plan.runtime);
-            document["blobs"] = json!(image.record.plan.layers.iter().map(|layer| &layer.blob).collect::<Vec<_>>());
+            document["blobs"] =
+                json!(image.record.plan.layers.iter().map(|layer| &layer.blob).collect::<Vec<_>>());
             return Ok(document);
         }
     }

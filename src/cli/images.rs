@@ -90,7 +90,11 @@ fn print_pulled(output: &Output, pulled: &[PulledImage]) {
                 ]
             })
             .collect();
-        if rows.is_empty() { String::new() } else { table(&["KIND", "REFERENCE", "DIGEST", "FETCHED", "LAYERS"], &rows) }
+        if rows.is_empty() {
+            String::new()
+        } else {
+            table(&["KIND", "REFERENCE", "DIGEST", "FETCHED", "LAYERS"], &rows)
+        }
     });
 }
 
@@ -163,6 +167,7 @@ pub(super) fn completions(sub: &ArgMatches) -> Result<u8, CliError> {
 
 pub(super) fn man() -> Result<u8, CliError> {
     let page = clap_mangen::Man::new(args::command());
-    page.render(&mut std::io::stdout()).map_err(|source| CliError::Io { act: "print the manual page", source })?;
+    page.render(&mut std::io::stdout())
+        .map_err(|source| CliError::Io { act: "print the manual page", source })?;
     Ok(0)
 }

@@ -95,6 +95,11 @@ impl Context<'_> {
         Ok(Agent::start(self.config.clone(), observer, self.log.clone())?)
     }
 
+    /// An agent for commands that only reach for processes of others: it takes nothing down.
+    fn onlooker(&self) -> Result<Agent, CliError> {
+        self.quiet_agent()
+    }
+
     /// As [`Self::agent`], for commands that pull nothing.
     fn quiet_agent(&self) -> Result<Agent, CliError> {
         self.agent(Arc::new(NoObserver))

@@ -48,7 +48,8 @@ impl Output {
         } else {
             text()
         };
-        let aside = self.aside.lock().ok().and_then(|aside| aside.as_ref().and_then(|fd| fd.try_clone().ok()));
+        let aside =
+            self.aside.lock().ok().and_then(|aside| aside.as_ref().and_then(|fd| fd.try_clone().ok()));
         // A reader that closed its end has read enough.
         let _ = match aside {
             Some(fd) => std::fs::File::from(fd).write_all(text.as_bytes()),

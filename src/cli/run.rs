@@ -24,7 +24,10 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     let spec = spec(context)?;
     let id = spec.id.clone();
     let mut signals = Signals::listen()?;
-    context.output.keep_containers_off().map_err(|source| CliError::Io { act: "set standard output aside", source })?;
+    context
+        .output
+        .keep_containers_off()
+        .map_err(|source| CliError::Io { act: "set standard output aside", source })?;
     let agent = context.agent(bars::observer(context.quiet))?;
     let result = run_with(&agent, spec, &mut signals).await;
     // Whatever happened, the container goes; a failed launch has taken itself down already.
@@ -98,7 +101,10 @@ pub(super) async fn exec(context: &Context<'_>) -> Result<u8, CliError> {
     };
     let tty = spec.tty;
     let mut signals = Signals::listen()?;
-    context.output.keep_containers_off().map_err(|source| CliError::Io { act: "set standard output aside", source })?;
+    context
+        .output
+        .keep_containers_off()
+        .map_err(|source| CliError::Io { act: "set standard output aside", source })?;
     let agent = context.onlooker()?;
     let result = agent.exec(id.clone(), spec).await;
     let status = match result {
@@ -122,7 +128,8 @@ pub(super) async fn exec(context: &Context<'_>) -> Result<u8, CliError> {
 fn spec(context: &Context<'_>) -> Result<ContainerSpec, CliError> {
     let matches = context.matches;
     let text = |name: &str| matches.get_one::<String>(name).cloned();
-    let many = |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
+    let many =
+        |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
     let mut argv = many("argv");
     let image = if matches.get_flag("host_root") {
         None
@@ -140,7 +147,8 @@ fn spec(context: &Context<'_>) -> Result<ContainerSpec, CliError> {
     let mut volumes = Vec::new();
     for text in many("volume") {
         let (source, container_path, read_only) = volume(&text, "volume")?;
-        let host = std::path::absolute(&source).map_err(|source| CliError::Io { act: "find the volume", source })?;
+        let host =
+            std::path::absolute(&source).map_err(|source| CliError::Io { act: "find the volume", source })?;
         volumes.push(VolumeSpec { container_path, read_only, source: VolumeSource::HostPath(host) });
     }
     for text in many("volume_image") {
@@ -158,7 +166,9 @@ fn spec(context: &Context<'_>) -> Result<ContainerSpec, CliError> {
         working_directory: text("workdir").map(PathBuf::from),
     };
     match text("entrypoint") {
-        Some(_) if shell => return Err(CliError::Usage("--shell and --entrypoint exclude each other".to_owned())),
+        Some(_) if shell => {
+            return Err(CliError::Usage("--shell and --entrypoint exclude each other".to_owned()));
+        }
         Some(file) => {
             command.arguments.insert(0, file.clone());
             command.value = Some(file);
@@ -292,7 +302,8 @@ mod tests {
 
     #[test]
     fn a_volume_keeps_the_colons_of_its_source() {
-        let volume = |text| volume(text, "volume").map(|(source, path, ro)| (source, path.display().to_string(), ro));
+        let volume =
+            |text| volume(text, "volume").map(|(source, path, ro)| (source, path.display().to_string(), ro));
         assert_eq!(volume("/a:/b").unwrap(), ("/a".to_owned(), "/b".to_owned(), false));
         assert_eq!(volume("h:5000/i:t:/b:ro").unwrap(), ("h:5000/i:t".to_owned(), "/b".to_owned(), true));
         for text in ["/a", ":/b", "/a:", ":ro", "/a:ro"] {
