@@ -18,7 +18,8 @@ use super::containers::container_id;
 use super::images::{image_json, image_name};
 use super::{CliError, Context, bars};
 use crate::agent::Agent;
-use crate::isolator::capabilities;
+use crate::isolator::{DEFAULT_CAPABILITIES, parse_capabilities};
+use crate::launcher::Terminal;
 
 pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     let spec = spec(context)?;
@@ -28,7 +29,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         .output
         .keep_containers_off()
         .map_err(|source| CliError::Io { act: "set standard output aside", source })?;
-    let agent = context.agent(bars::observer(context.quiet))?;
+    let agent = context.agent(bars::observer(context.quiet)).await?;
     let result = run_with(&agent, spec, &mut signals).await;
     // Whatever happened, the container goes; a failed launch has taken itself down already.
     let destroyed = match &result {
@@ -66,10 +67,24 @@ async fn run_with(
         }
     };
     let image = running.image.as_ref().map(image_json);
-    let terminal = if tty { agent.attach(&id) } else { None };
-    let status = wait_forwarding(&running.process, signals).await;
-    drop(terminal);
+    let status = wait_attached(agent, tty, &running.process, signals).await?;
     Ok((status, json!(image)))
+}
+
+/// As [`wait_forwarding`], with this process's terminal joined to the container's meanwhile.
+async fn wait_attached(
+    agent: &Agent,
+    tty: bool,
+    process: &Arc<dyn Launched>,
+    signals: &mut Signals,
+) -> Result<ExitStatus, CliError> {
+    let master = if tty { agent.terminal(process) } else { None };
+    let terminal = master.map(Terminal::attach).transpose()?;
+    let status = wait_forwarding(process, signals).await;
+    if let Some(terminal) = terminal {
+        terminal.finish();
+    }
+    Ok(status)
 }
 
 /// How the command ended; every signal that comes meanwhile goes to it.
@@ -109,12 +124,9 @@ pub(super) async fn exec(context: &Context<'_>) -> Result<u8, CliError> {
     let result = agent.exec(id.clone(), spec).await;
     let status = match result {
         Ok(executed) => {
-            let terminal = if tty { agent.attach_exec(&executed.process) } else { None };
-            let status = wait_forwarding(&executed.process, &mut signals).await;
-            drop(terminal);
-            Ok(status)
+            wait_attached(&agent, tty, &executed.process, &mut signals).await
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     };
     agent.shutdown().await;
     let status = status?;
@@ -238,12 +250,13 @@ fn capability_changes(
         return Ok(None);
     }
     let union = |texts: &[String]| {
-        texts.iter().try_fold(0, |set, text| match capabilities::parse_set(text) {
+        texts.iter().try_fold(0, |set, text| match parse_capabilities(text) {
             Ok(more) => Ok(set | more.0),
             Err(error) => Err(CliError::Usage(error.to_string())),
         })
     };
-    let base = context.config.effective_capabilities.unwrap_or(capabilities::DEFAULT);
+    let default = || CapabilitySet(DEFAULT_CAPABILITIES.iter().fold(0, |set, one| set | one.bitmask()));
+    let base = context.config.effective_capabilities.unwrap_or_else(default);
     Ok(Some(CapabilitySet((base.0 | union(add)?) & !union(drop)?)))
 }
 
