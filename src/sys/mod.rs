@@ -7,3 +7,6 @@ pub mod beneath;
 pub mod lock;
 pub mod mount;
 pub mod process;
+pub mod process_identity;
+pub mod record_lock;
+pub mod remove;
