@@ -10,3 +10,6 @@ pub mod lock;
 pub mod mount;
 pub(crate) mod pidfd;
 pub(crate) mod process;
+pub mod process_identity;
+pub mod record_lock;
+pub mod remove;

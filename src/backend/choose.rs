@@ -1,0 +1,1 @@
+//! Which backends work here, and which is used.
