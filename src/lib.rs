@@ -12,5 +12,6 @@ pub mod limits;
 pub mod provider;
 pub mod puller;
 pub mod records;
+pub mod rootless;
 pub mod store;
 pub mod sys;

@@ -1,1 +1,2 @@
 //! The aspects of a container, in order.
+pub mod user;

@@ -8,5 +8,7 @@ pub(crate) mod child;
 pub(crate) mod clone;
 pub mod lock;
 pub mod mount;
+pub(crate) mod mount_bits;
 pub(crate) mod pidfd;
 pub(crate) mod process;
+pub(crate) mod pty;
