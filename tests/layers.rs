@@ -525,13 +525,10 @@ fn nothing_in_a_layer_can_pose_as_an_overlay_mark() {
     assert!(refused(&Tarball::of(second_name).end()).contains("removed name"));
 }
 
-#[test]
-fn overlayfs_shows_what_the_image_spec_says() {
-    if !root() {
-        return;
-    }
-    let home = tempfile::tempdir().unwrap();
-    let store = store(home.path());
+/// Two layers of every kind of change, and a third whose root is opaque, as overlayfs shows them. `None` = it cannot
+/// be mounted here.
+fn shown_by_overlayfs(home: &Path, options: &str) -> Option<Vec<PathBuf>> {
+    let store = store(&home.join("store"));
     let stack = [
         vec![
             dir("d/"),
@@ -558,20 +555,38 @@ fn overlayfs_shows_what_the_image_spec_says() {
         .map(|entries| put_tar(&store, &Tarball::of(entries).end()).unwrap())
         .map(|layer| store.show(&layer).unwrap().path)
         .collect();
-    let merged = home.path().join("merged");
+    let merged = home.join("merged");
     std::fs::create_dir(&merged).unwrap();
-    let lower = format!("lowerdir={}:{}", layers[1].display(), layers[0].display());
+    let options = format!("lowerdir={}:{}{options}", layers[1].display(), layers[0].display());
     let flags = nix::mount::MsFlags::MS_RDONLY;
-    if let Err(error) = nix::mount::mount(Some("keel"), &merged, Some("overlay"), flags, Some(&lower[..])) {
+    if let Err(error) = nix::mount::mount(Some("keel"), &merged, Some("overlay"), flags, Some(&options[..])) {
         eprintln!("skipped: overlayfs cannot be mounted here: {error}");
-        return;
+        return None;
     }
     let listed = std::panic::catch_unwind(|| paths(&merged));
     nix::mount::umount(&merged).unwrap();
-    assert_eq!(
-        listed.unwrap(),
-        ["again", "again/own", "d", "d/below", "file", "new", "opaque", "opaque/own"].map(PathBuf::from)
-    );
+    Some(listed.unwrap())
+}
+
+const SHOWN: [&str; 8] = ["again", "again/own", "d", "d/below", "file", "new", "opaque", "opaque/own"];
+
+#[test]
+fn overlayfs_shows_what_the_image_spec_says() {
+    if !root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    if let Some(shown) = shown_by_overlayfs(home.path(), "") {
+        assert_eq!(shown, SHOWN.map(PathBuf::from));
+    }
+}
+
+#[test]
+fn child_mounts_an_overlay_in_a_user_namespace() {
+    let Some(home) = std::env::var_os("KEELBLOCK_TEST_ROOTLESS") else { return };
+    if let Some(shown) = shown_by_overlayfs(Path::new(&home), ",userxattr") {
+        assert_eq!(shown, SHOWN.map(PathBuf::from));
+    }
 }
 
 fn paths(root: &Path) -> Vec<PathBuf> {
@@ -697,6 +712,70 @@ fn limits_hold_and_name_their_flags() {
     let store = store_with(home.path(), limits);
     put_tar(&store, &tar(vec![file("a", "").xattr("user.a", [0; 15]), file("b", ""), extended(400)]))
         .unwrap();
+}
+
+/// Paths of few names, so that entries meet, some of them leading out if anything lets them.
+fn hostile_path() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let name = prop_oneof![
+        8 => Just("a"), 8 => Just("b"), 4 => Just("c"), 1 => Just(".."), 1 => Just(""), 1 => Just("."),
+        2 => Just(".wh.a"), 2 => Just(".wh.b"), 1 => Just(".wh..wh..opq"), 1 => Just("outside"),
+    ];
+    proptest::collection::vec(name, 1..5).prop_map(|names| names.join("/"))
+}
+
+fn hostile_entry() -> impl proptest::strategy::Strategy<Value = Entry> {
+    use proptest::prelude::*;
+    let target = prop_oneof![
+        hostile_path(),
+        hostile_path().prop_map(|path| format!("/{path}")),
+        hostile_path().prop_map(|path| format!("../../../../../../../../../../{path}")),
+        Just("..".to_owned()),
+        Just("../../..".to_owned()),
+        Just("/proc/self/cwd".to_owned()),
+    ];
+    (prop::sample::select(b"0011222225553".to_vec()), hostile_path(), target, 0..0o1000u32).prop_map(
+        |(kind, path, target, mode)| Entry { link: target.into_bytes(), ..entry(kind, path).mode(mode) },
+    )
+}
+
+#[test]
+fn no_sequence_of_entries_touches_anything_outside() {
+    use proptest::test_runner::{Config, TestRunner};
+    let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
+    let (kept, turned_away) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let entries = proptest::collection::vec(hostile_entry(), 1..25);
+    let home = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "outside"] {
+        std::fs::create_dir(home.path().join(name)).unwrap();
+        std::fs::write(home.path().join(name).join("a"), "alive").unwrap();
+    }
+    let before = survey(home.path());
+    TestRunner::new(config)
+        .run(&entries, |entries| {
+            let inner = tempfile::tempdir_in(home.path()).unwrap();
+            let store = store(inner.path());
+            match put_tar(&store, &Tarball::of(entries).end()) {
+                Ok(layer) => {
+                    kept.set(kept.get() + 1);
+                    store.show(&layer).unwrap();
+                }
+                Err(UnpackError::BadEntry { .. }) => {
+                    turned_away.set(turned_away.get() + 1);
+                    assert_eq!(std::fs::read_dir(inner.path().join("staging")).unwrap().count(), 0);
+                }
+                Err(error) => panic!("not an entry's fault: {}", chain(&error)),
+            }
+            drop(inner);
+            let mut after = survey(home.path());
+            // Made and removed in it: only its own time may differ.
+            after.insert(PathBuf::new(), before[Path::new("")].clone());
+            assert_same(&after, &before);
+            Ok(())
+        })
+        .unwrap();
+    let (kept, turned_away) = (kept.get(), turned_away.get());
+    assert!(kept > 20 && turned_away > 20, "kept {kept}, turned away {turned_away}");
 }
 
 // ---- against GNU tar ------------------------------------------------------------------------------------------
@@ -940,20 +1019,25 @@ fn child_unpacks_in_a_user_namespace() {
 #[test]
 fn in_a_user_namespace_what_cannot_be_set_is_counted() {
     let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("overlay")).unwrap();
     let run = |name: &str, store: &Path| {
         std::process::Command::new("unshare")
-            .args(["-Ur", "--"])
+            .args(["-Urm", "--"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env("KEELBLOCK_TEST_ROOTLESS", store)
             .output()
     };
-    let works = std::process::Command::new("unshare").args(["-Ur", "true"]).status();
+    let works = std::process::Command::new("unshare").args(["-Urm", "true"]).status();
     if !works.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no user namespaces here");
         return;
     }
     let output = run("child_unpacks_in_a_user_namespace", &home.path().join("store")).unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let output = run("child_mounts_an_overlay_in_a_user_namespace", &home.path().join("overlay")).unwrap();
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");

@@ -319,7 +319,8 @@ fn what_a_killed_process_leaves_is_removed_and_not_before() {
     child.kill().unwrap();
     child.wait().unwrap();
     store.recover().unwrap();
-    assert!(!listing(home.path()).iter().any(|name| name.starts_with("staging") || name.starts_with("gc")));
+    let left = listing(home.path());
+    assert!(left.len() == 1 && left[0].starts_with("pins"), "{left:?}");
     store.prune(&Keep::default(), &[]).unwrap();
     put(&store, &spec, &tar).unwrap();
     assert_eq!(listing(home.path()).len(), 1, "{:?}", listing(home.path()));
@@ -484,6 +485,34 @@ fn a_store_of_another_version_is_refused() {
     );
     let error = open.err().unwrap();
     assert!(chain(&error).contains("version 99"), "{}", chain(&error));
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_names_the_file_and_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    if let Err(error) = nix::mount::mount(Some("keel"), home.path(), Some("tmpfs"), flags, Some("size=2m")) {
+        eprintln!("skipped: tmpfs cannot be mounted here: {error}");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        let store = store(home.path());
+        let tar = Tarball::of([dir("d/"), file("d/large", vec![7; 4 << 20])]).end();
+        let error = put_tar(&store, &tar).unwrap_err();
+        assert!(
+            matches!(&error, UnpackError::Write { path, source, .. }
+                if path.ends_with("tree/d/large") && source.kind() == std::io::ErrorKind::StorageFull),
+            "{}",
+            chain(&error)
+        );
+        assert!(listing(home.path()).is_empty());
+        layer(&store, "there is room again");
+    });
+    nix::mount::umount(home.path()).unwrap();
+    outcome.unwrap();
 }
 
 #[test]

@@ -105,7 +105,11 @@ impl Layout {
             LayerKey::Diff(diff) => ("diff", &diff.0),
             LayerKey::Blob(blob) => ("blob", blob),
         };
-        self.root.join("locks").join(format!("{kind}-{}-{}", digest.algorithm(), digest.hex()))
+        self.locks().join(format!("{kind}-{}-{}", digest.algorithm(), digest.hex()))
+    }
+
+    pub(super) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
     }
 
     pub(super) fn pins(&self) -> PathBuf {

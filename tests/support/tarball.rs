@@ -17,7 +17,7 @@ use keelblock_actors::stop::Stop;
 pub(crate) struct Tarball(pub(crate) Vec<u8>);
 
 /// One header, ustar unless `raw` says otherwise, root's, mode 0644, time 1_000_000.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) name: Vec<u8>,
     pub(crate) kind: u8,
