@@ -91,9 +91,11 @@ impl RegistryClient {
         let task = Task::spawn(&self.handle, async move { state.resolve(name, &reference, &endpoint).await });
         async move {
             let place = format!("registry {}", asked.registry);
+            let wanted = asked.clone();
             let lost = |why: tokio::task::JoinError| Err(RegistryError::Lost { asked, why: why.to_string() });
             task.await.unwrap_or_else(lost).map_err(|error| match error {
-                RegistryError::NotFound { .. } => {
+                // An image whose config or platform manifest is missing is there, and broken.
+                RegistryError::NotFound { ref asked, .. } if *asked == wanted => {
                     ResolveError::NotFound { image, place, source: Some(error.into()) }
                 }
                 error => ResolveError::Failed { image, source: error.into() },
