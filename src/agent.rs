@@ -140,7 +140,7 @@ impl Agent {
         let pullers: Vec<Arc<dyn Puller>> =
             vec![Arc::new(LocalPuller), Arc::new(RegistryPuller::new(registries))];
 
-        let chosen = backend::choose(
+        let chosen = backend::choose::choose(
             config.backend,
             &config.work_dir,
             &store_dir,
