@@ -202,10 +202,10 @@ fn users_are_those_of_the_image() {
     let Some(house) = house() else { return };
     for (image, caller, expected) in [
         (None, None, "uid=0(root) gid=0(root)"),
-        (Some("web"), None, "uid=33(web) gid=34(web) groups=34(web),4(adm)"),
-        (Some("33:adm"), None, "uid=33(web) gid=4(adm) groups=4(adm)"),
+        (Some("web"), None, "uid=33(web) gid=34(web) groups=4(adm)\n"),
+        (Some("33:adm"), None, "uid=33(web) gid=4(adm)\n"),
         (Some("web"), Some("0"), "uid=0(root) gid=0(root)"),
-        (None, Some("12345:54321"), "uid=12345 gid=54321"),
+        (None, Some("12345:54321"), "uid=12345 gid=54321\n"),
     ] {
         let mut context = house.context("user", program(&["/bin/id"]));
         context.runtime =
