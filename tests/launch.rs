@@ -86,7 +86,8 @@ fn a_stopped_command_stays_until_it_is_continued() {
     launched.signal(19).expect("stopped");
     let init = launched.init().pid;
     let state = || {
-        let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).expect("children");
+        let children =
+            std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).expect("children");
         let task = children.split_whitespace().next().expect("a task").to_owned();
         let stat = std::fs::read_to_string(format!("/proc/{task}/stat")).expect("stat");
         stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).expect("a state")
@@ -208,8 +209,7 @@ fn users_are_those_of_the_image() {
         (None, Some("12345:54321"), "uid=12345 gid=54321\n"),
     ] {
         let mut context = house.context("user", program(&["/bin/id"]));
-        context.runtime =
-            Some(RuntimeConfig { user: image.map(str::to_owned), ..RuntimeConfig::default() });
+        context.runtime = Some(RuntimeConfig { user: image.map(str::to_owned), ..RuntimeConfig::default() });
         context.command.user = caller.map(str::to_owned);
         let _ = std::fs::remove_file(context.sandbox.join("stdout"));
         let (status, output) = house.run(&context);
@@ -226,8 +226,7 @@ fn users_are_those_of_the_image() {
 #[test]
 fn a_user_owns_the_sandbox_and_can_open_the_standard_streams() {
     let Some(house) = house() else { return };
-    let mut context =
-        house.context("streams", line("echo out > /dev/stdout; touch made; pwd; echo $HOME"));
+    let mut context = house.context("streams", line("echo out > /dev/stdout; touch made; pwd; echo $HOME"));
     context.command.user = Some("web".to_owned());
     let (status, output) = house.run(&context);
     assert_eq!((status, output.as_str()), (ExitStatus::Exited(0), "out\n/mnt/mesos/sandbox\n/srv\n"));
@@ -235,7 +234,13 @@ fn a_user_owns_the_sandbox_and_can_open_the_standard_streams() {
     assert_eq!((made.uid(), made.gid()), (33, 34));
 }
 
-fn capability_lines(house: &House, id: &str, user: &str, effective: Option<&str>, bounding: Option<&str>) -> Vec<u64> {
+fn capability_lines(
+    house: &House,
+    id: &str,
+    user: &str,
+    effective: Option<&str>,
+    bounding: Option<&str>,
+) -> Vec<u64> {
     let mut context = house.context(id, program(&["/bin/grep", "^Cap", "/proc/self/status"]));
     context.command.user = Some(user.to_owned());
     let set = |text: &str| parse_capabilities(text).expect("names");
@@ -274,7 +279,8 @@ fn a_device_cannot_be_made_nor_used_from_the_image() {
     if !made.is_ok_and(|status| status.success()) {
         return skipped("cannot make a device node");
     }
-    let output = house.output("devices", "head -c 1 /zero 2>&1; mknod /tmp/x c 1 5 2>&1; head -c 1 /dev/zero | wc -c");
+    let output =
+        house.output("devices", "head -c 1 /zero 2>&1; mknod /tmp/x c 1 5 2>&1; head -c 1 /dev/zero | wc -c");
     assert!(output.contains("/zero: Permission denied"), "{output}");
     assert!(output.contains("mknod: /tmp/x: Operation not permitted"), "{output}");
     assert!(output.ends_with("1\n"), "{output}");
@@ -380,8 +386,10 @@ fn two_hundred_launches_leave_no_process_no_descriptor_and_no_mount() {
                 scope.spawn(move || {
                     let launch = |n: u32| {
                         let code = (thread * 25 + n) as u8;
-                        let context = house.context(&format!("many-{thread}-{n}"), line(&format!("exit {code}")));
-                        let launched = house.launch(&context).unwrap_or_else(|error| panic!("{}", error.text()));
+                        let context =
+                            house.context(&format!("many-{thread}-{n}"), line(&format!("exit {code}")));
+                        let launched =
+                            house.launch(&context).unwrap_or_else(|error| panic!("{}", error.text()));
                         (code, launched)
                     };
                     let launched: Vec<_> = (0..25).map(launch).collect();

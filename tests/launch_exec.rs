@@ -79,15 +79,9 @@ fn users_directories_and_statuses_of_an_exec_are_its_own() {
     assert_eq!(exec(&house, &context.id, spec), ExitStatus::Exited(42));
     assert_eq!(exec(&house, &context.id, shell("kill -9 $$")), ExitStatus::Signaled(9));
     let missing = ExecSpec { argv: vec!["nothing".to_owned()], ..ExecSpec::default() };
-    assert!(matches!(
-        house.launcher.exec(&context.id, missing),
-        Err(LaunchError::CommandNotFound { .. })
-    ));
+    assert!(matches!(house.launcher.exec(&context.id, missing), Err(LaunchError::CommandNotFound { .. })));
     let unfit = ExecSpec { argv: vec!["/etc/passwd".to_owned()], ..ExecSpec::default() };
-    assert!(matches!(
-        house.launcher.exec(&context.id, unfit),
-        Err(LaunchError::CommandNotExecutable { .. })
-    ));
+    assert!(matches!(house.launcher.exec(&context.id, unfit), Err(LaunchError::CommandNotExecutable { .. })));
     let mut spec = shell("true");
     spec.user = Some("mallory".to_owned());
     assert!(house.launcher.exec(&context.id, spec).is_err());
@@ -128,7 +122,8 @@ fn nothing_is_executed_in_a_container_that_is_gone() {
 #[test]
 fn another_launcher_can_signal_and_wait_and_sees_the_exact_status() {
     let Some(house) = house() else { return };
-    let context = house.context("foreign", line("trap 'exit 77' TERM; echo ready; while :; do sleep 0.01; done"));
+    let context =
+        house.context("foreign", line("trap 'exit 77' TERM; echo ready; while :; do sleep 0.01; done"));
     let launched = house.launch(&context).expect("launched");
     while !output(&context).contains("ready") {
         std::thread::yield_now();
@@ -191,7 +186,10 @@ fn a_terminal_is_the_containers_own_and_controls_it() {
         let length = master.read(&mut buffer).expect("output");
         seen.push_str(&String::from_utf8_lossy(&buffer[..length]).replace('\r', ""));
     }
-    assert!(seen.contains("/dev/pts/0\n") && seen.contains("xterm\n") && seen.contains("console\n"), "{seen}");
+    assert!(
+        seen.contains("/dev/pts/0\n") && seen.contains("xterm\n") && seen.contains("console\n"),
+        "{seen}"
+    );
     // Ctrl-C is a signal to the foreground: it is the controlling terminal.
     master.write_all(&[3]).expect("written");
     assert_eq!(block_on(launched.wait()), ExitStatus::Signaled(2));

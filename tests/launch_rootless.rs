@@ -51,12 +51,8 @@ fn as_others() {
 fn as_user(name: &str, uid: u32, gid: u32) {
     println!("as {name}");
     // By the link: the directory of this program may be closed to others.
-    let status = again("outside")
-        .current_dir("/")
-        .uid(uid)
-        .gid(gid)
-        .status()
-        .expect("this program as another user");
+    let status =
+        again("outside").current_dir("/").uid(uid).gid(gid).status().expect("this program as another user");
     assert!(status.success(), "as {name}: {status}");
 }
 
@@ -68,8 +64,7 @@ fn again(stage: &str) -> Command {
 
 /// As an ordinary user: one process enters a namespace and keeps a container, another joins it there.
 fn outside() {
-    let mut keeper =
-        again("inside").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
+    let mut keeper = again("inside").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
     let lines = BufReader::new(keeper.stdout.take().expect("its output")).lines();
     let mut stdin = keeper.stdin.take().expect("its input");
     for line in lines.map_while(Result::ok) {
@@ -143,7 +138,8 @@ fn another_user_needs_a_full_map(house: &House, full_map: bool) {
 
 fn hosts_files_keep_their_owner(house: &House) {
     // Root of the namespace is not root of the machine.
-    let mut context = house.context("rootless-host", line("cat /host/shadow; touch /host/made; mount -t tmpfs x /tmp"));
+    let mut context =
+        house.context("rootless-host", line("cat /host/shadow; touch /host/made; mount -t tmpfs x /tmp"));
     context.volumes = vec![keelblock_actors::launch::MountedVolume {
         spec: keelblock_actors::container::VolumeSpec {
             container_path: "/host".into(),
@@ -215,7 +211,8 @@ fn without_a_pid_namespace() {
     let Some(shared) = bare_house(&isolation, Settings::default()) else { return };
     let own = std::process::id();
     // The host's procfs, bound: our own process is seen in it.
-    let output = shared.output("rootless-shared", &format!("cat /proc/{own}/comm; ls /sys/kernel > /dev/null"));
+    let output =
+        shared.output("rootless-shared", &format!("cat /proc/{own}/comm; ls /sys/kernel > /dev/null"));
     assert!(output.starts_with("launch_rootless") || output.starts_with("exe"), "{output}");
 }
 

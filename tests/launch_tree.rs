@@ -52,7 +52,8 @@ fn mounts_are_those_of_the_table() {
     let output = house.output("mounts", "cat /proc/self/mountinfo");
     let options = |target: &str| {
         let fields = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let line = output.lines().map(fields).rfind(|fields| fields.get(4).is_some_and(|path| path == target));
+        let line =
+            output.lines().map(fields).rfind(|fields| fields.get(4).is_some_and(|path| path == target));
         let fields = line.unwrap_or_else(|| panic!("{target} is not mounted:\n{output}"));
         let kind = fields.iter().skip_while(|field| *field != "-").nth(1).cloned().unwrap_or_default();
         (kind, fields.get(5).cloned().unwrap_or_default())
@@ -296,7 +297,8 @@ fn without_a_root_of_its_own_a_container_sees_the_host_and_its_sandbox() {
 #[test]
 fn shared_memory_and_message_queues_are_the_containers_own() {
     let Some(house) = house() else { return };
-    let output = house.output("ipc", "readlink /proc/self/ns/ipc; echo a > /dev/shm/a; ls /dev/shm; ls /dev/mqueue");
+    let output =
+        house.output("ipc", "readlink /proc/self/ns/ipc; echo a > /dev/shm/a; ls /dev/shm; ls /dev/mqueue");
     let host = std::fs::read_link("/proc/self/ns/ipc").expect("a namespace");
     assert!(!output.contains(&*host.to_string_lossy()), "{output}");
     assert!(output.ends_with("\na\n"), "{output}");

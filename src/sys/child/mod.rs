@@ -72,12 +72,7 @@ pub(crate) enum Op {
     /// Clones the mount tree at a host path, detached, into a slot.
     Tree { path: CString, attributes: u64, into: usize },
     /// Makes a new filesystem, detached, into a slot.
-    Filesystem {
-        kind: CString,
-        options: Vec<(CString, Option<CString>)>,
-        attributes: u64,
-        into: usize,
-    },
+    Filesystem { kind: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: usize },
     /// Makes a clone of the tree at this host path the root, and lets go of the old one.
     Pivot { rootfs: CString, attributes: u64 },
     /// Mounts what is in a slot at a path inside.
@@ -230,7 +225,8 @@ fn close(fd: RawFd) {
 
 fn prctl(option: c_int, a: c_ulong, b: c_ulong) -> Result<(), Fault> {
     // SAFETY: the options used here take numbers only (or a pointer to a static string for PR_SET_NAME).
-    call(unsafe { libc::syscall(libc::SYS_prctl, c_long::from(option), a, b, 0, 0) }).map(drop)
+    call(unsafe { libc::syscall(libc::SYS_prctl, c_long::from(option), a, b, 0 as c_ulong, 0 as c_ulong) })
+        .map(drop)
 }
 
 const EMPTY: &CStr = c"";
@@ -245,8 +241,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
     match op {
         // SAFETY: numbers only.
         Op::Unshare(flags) => call(unsafe { libc::syscall(libc::SYS_unshare, *flags) }).map(drop),
-        // SAFETY: numbers only.
         Op::Join { process, namespaces } => {
+            // SAFETY: numbers only.
             call(unsafe { libc::syscall(libc::SYS_setns, *process, *namespaces) }).map(drop)
         }
         Op::Hostname(name) => {
@@ -268,9 +264,7 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             Some(mount) => mounts::place(*mount, target, *missing),
             None => Err(Fault { detail: Detail::Itself, errno: libc::EBADF }),
         },
-        Op::Again { path, target, attributes, missing } => {
-            mounts::again(path, target, *attributes, *missing)
-        }
+        Op::Again { path, target, attributes, missing } => mounts::again(path, target, *attributes, *missing),
         Op::Mask(path) => mounts::mask(path),
         Op::Node { directory, name, mode, device } => mounts::node(directory, name, *mode, *device),
         Op::Link { directory, name, target } => mounts::link(directory, name, target),
@@ -296,18 +290,14 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             Ok(())
         }
         Op::KeepCapabilities => prctl(libc::PR_SET_KEEPCAPS, 1, 0),
-        // SAFETY: the list is valid for its length.
         Op::Groups(list) => {
+            // SAFETY: the list is valid for its length.
             call(unsafe { libc::syscall(libc::SYS_setgroups, list.len(), list.as_ptr()) }).map(drop)
         }
         // SAFETY: numbers only.
-        Op::Group(gid) => {
-            call(unsafe { libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) }).map(drop)
-        }
+        Op::Group(gid) => call(unsafe { libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) }).map(drop),
         // SAFETY: numbers only.
-        Op::User(uid) => {
-            call(unsafe { libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) }).map(drop)
-        }
+        Op::User(uid) => call(unsafe { libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) }).map(drop),
         Op::Capabilities { permitted, inheritable } => task::capabilities(*permitted, *inheritable),
         Op::Ambient(list) => task::ambient(list),
         Op::NoNewPrivileges => prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0),
