@@ -4,9 +4,10 @@ mod launch_support;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::process::Command;
 use std::sync::Arc;
 
-use keelblock::launcher::LinuxLauncher;
+use keelblock::launcher::{LinuxLauncher, Terminal};
 use keelblock_actors::container::{ContainerId, ExitStatus};
 use keelblock_actors::error::LaunchError;
 use keelblock_actors::launch::LaunchContext;
@@ -207,4 +208,81 @@ fn an_exec_can_have_a_terminal() {
     assert_eq!(block_on(command.wait()), ExitStatus::Exited(6));
     assert_eq!(read_all(&mut master), "/dev/pts/0\nxterm\n");
     launched.kill_all().expect("killed");
+}
+
+/// Not a test of its own: the next one runs it on a terminal.
+#[test]
+fn helper_that_attaches_a_terminal() {
+    if std::env::var_os("KEELBLOCK_TEST_ATTACH").is_none() {
+        return;
+    }
+    let Some(house) = house() else { return };
+    let text = "stty size; read word; echo got $word; while test \"$(stty size)\" = '33 77'; do sleep 0.01; done; \
+                stty size; exec sleep 1000";
+    let mut context = house.context("attach", line(text));
+    context.tty = true;
+    let launched = house.launch(&context).expect("launched");
+    let master = house.launcher.terminal(&context.id).expect("a terminal");
+    let terminal = Terminal::attach(master).expect("attached");
+    let status = block_on(launched.wait());
+    terminal.finish();
+    println!("ended {status:?}");
+}
+
+#[test]
+fn the_callers_terminal_is_raw_while_attached_and_as_before_afterwards() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+    if !rustix::process::geteuid().is_root() {
+        return launch_support::skipped("needs root");
+    }
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("unlocked");
+    let name = ptsname(&master, Vec::new()).expect("its name").into_string().expect("text");
+    let size = |rows, columns| {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&master, size).expect("a size");
+    };
+    size(33, 77);
+    let slave = File::options().read(true).write(true).open(&name).expect("its other end");
+    let own = || slave.try_clone().expect("a descriptor");
+    // `setsid -c`: changes of size are signalled to the foreground of the controlling terminal.
+    let mut helper = Command::new("setsid");
+    helper.arg("-c").arg(std::env::current_exe().expect("this program"));
+    helper.args(["--exact", "helper_that_attaches_a_terminal", "--nocapture"]);
+    helper.env("KEELBLOCK_TEST_ATTACH", "1").stdin(own()).stdout(own()).stderr(own());
+    let Ok(mut helper) = helper.spawn() else { return launch_support::skipped("needs setsid") };
+    let mut seen = String::new();
+    let mut ours = File::from(master.try_clone().expect("a descriptor"));
+    let mut await_text = |text: &str| {
+        let mut buffer = [0; 512];
+        while !seen.contains(text) {
+            let length = ours.read(&mut buffer).expect("output");
+            assert!(length > 0, "{seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..length]).replace('\r', ""));
+            if seen.contains("skipped") {
+                return false;
+            }
+        }
+        true
+    };
+    if !await_text("33 77") {
+        helper.wait().expect("reaped");
+        return launch_support::skipped("the helper skipped");
+    }
+    let is_canonical = || {
+        let modes = tcgetattr(&slave).expect("a mode").local_modes;
+        modes.contains(LocalModes::ICANON) && modes.contains(LocalModes::ISIG)
+    };
+    assert!(!is_canonical());
+    let mut keys = File::from(master.try_clone().expect("a descriptor"));
+    keys.write_all(b"word\r").expect("typed");
+    assert!(await_text("got word"));
+    size(11, 22);
+    assert!(await_text("11 22"));
+    // Ctrl-C is the container's.
+    keys.write_all(&[3]).expect("typed");
+    assert!(await_text("ended Signaled(2)"));
+    assert!(helper.wait().expect("reaped").success());
+    assert!(is_canonical());
 }

@@ -96,6 +96,8 @@ pub(crate) enum Op {
 
     /// setsid(2).
     Session,
+    /// keyctl(2): a session keyring of its own.
+    Keyring,
     /// The terminal as controlling terminal and standard streams.
     ControlTerminal,
     /// dup2(2) onto a standard stream.
@@ -279,6 +281,7 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             // SAFETY: no arguments.
             call(unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
         }
+        Op::Keyring => task::keyring(),
         Op::ControlTerminal => task::control_terminal(state.terminal),
         // SAFETY: numbers only.
         Op::Stream { from, to } => call(unsafe { libc::dup2(*from, *to) }.into()).map(drop),
