@@ -288,6 +288,8 @@ fn wrong_sparse_maps_are_refused() {
     };
     assert!(in_payload(&[b'9'; 512]).contains("sparse map"));
     assert!(in_payload(b"100\n").contains("sparse map"));
+    let miscounted = file("s", [1; 512]).pax("GNU.sparse.size", "512").pax("GNU.sparse.map", "0,512");
+    assert!(refused(&Tarball::of([miscounted.pax("GNU.sparse.numblocks", "2")]).end()).contains("as many"));
     let unknown = file("s", "").pax("GNU.sparse.major", "2").pax("GNU.sparse.minor", "0");
     assert!(refused(&Tarball::of([unknown]).end()).contains("version"));
     let on_dir = dir("s").pax("GNU.sparse.name", "t");
@@ -979,6 +981,88 @@ fn assert_same(actual: &BTreeMap<PathBuf, String>, expected: &BTreeMap<PathBuf, 
         assert_eq!(actual.get(path), Some(line), "{path:?}");
     }
     assert_eq!(actual.len(), expected.len());
+}
+
+// ---- against umoci --------------------------------------------------------------------------------------------
+
+/// Writes an OCI layout with an image of one layer, tagged `t`.
+fn oci_layout(at: &Path, tar: &[u8]) {
+    use keelblock_actors::image::digest::Digest;
+    let blobs = at.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |media_type: &str, bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        serde_json::json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
+    };
+    let of = |kind: &str| format!("application/vnd.oci.image.{kind}");
+    let layer = put(&of("layer.v1.tar+gzip"), &gzip(tar));
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(tar)] },
+    });
+    let config = put(&of("config.v1+json"), &serde_json::to_vec(&config).unwrap());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": of("manifest.v1+json"), "config": config, "layers": [layer],
+    });
+    let mut manifest = put(&of("manifest.v1+json"), &serde_json::to_vec(&manifest).unwrap());
+    manifest["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": "t" });
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [manifest] });
+    std::fs::write(at.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+    std::fs::write(at.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+#[test]
+fn a_layer_with_everything_comes_out_as_umoci_unpacks_it() {
+    if !root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let gnu = |entry: Entry| entry.raw(257, b"ustar  \0").raw(329, [0; 16]);
+    let long = "n".repeat(180);
+    let tar = Tarball::of([
+        dir("./").mode(0o755),
+        dir("etc/").mode(0o750).owner(1, 2).mtime(11),
+        file("etc/f", "content").owner(3, 4).mode(0o640).pax("mtime", "1600000000.987654321"),
+        file("etc/suid", "s").owner(1000, 1000).mode(0o6755),
+        file("etc/cap", "c")
+            .xattr("security.capability", [1, 0, 0, 2, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        dir("tmp/").mode(0o1777).xattr("user.dir", "x\ny"),
+        symlink("link", "etc/f").owner(5, 6).mtime(12),
+        hard_link("hard", "etc/f"),
+        hard_link("hardsym", "link"),
+        entry(b'3', "null").device(1, 3).mode(0o666),
+        entry(b'4', "disk").device(8, 17).owner(0, 6),
+        entry(b'6', "fifo").mode(0o600),
+        gnu(file("././@LongLink", format!("{long}\0")).raw(156, b"L")),
+        gnu(file("cut", "long")),
+        dir("size/").size(512),
+        file("sparse", [9; 512])
+            .pax("GNU.sparse.size", "1048576")
+            .pax("GNU.sparse.map", "4096,512")
+            .pax("GNU.sparse.numblocks", "1"),
+        file("twice", "first").mode(0o600),
+        file("twice", "second").mode(0o604),
+        dir("late/").mtime(13),
+        file("late/x", ""),
+        file("café", "utf-8"),
+        file(b"latin-\xe9", "not utf-8"),
+        dir("last/").mode(0o500).mtime(14),
+        dir("./").mtime(15),
+    ])
+    .end();
+    oci_layout(&home.path().join("layout"), &tar);
+    let unpacked_by_umoci = std::process::Command::new("umoci")
+        .args(["unpack", "--image"])
+        .arg(format!("{}:t", home.path().join("layout").display()))
+        .arg(home.path().join("bundle"))
+        .output();
+    let Ok(output) = unpacked_by_umoci else {
+        eprintln!("skipped: no umoci here");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_same(&survey(&unpacked(&tar).tree), &survey(&home.path().join("bundle/rootfs")));
 }
 
 // ---- without root ---------------------------------------------------------------------------------------------
