@@ -15,10 +15,10 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use rustix::fs::FileType;
-use rustix::io::Errno;
 
-use super::attributes::{Attributes, Inherited, Made, NotSet, Unset};
+use super::attributes::{Attributes, Inherited, Made, NotSet};
 use super::dirtimes::DirTimes;
+use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
 use super::tar::{Kind, Member, Reader, Source};
 use super::tree::{Dir, Lost, Tree, clean, components, is_whiteout, split};
@@ -48,56 +48,6 @@ pub(super) struct Applier {
     spill: PathBuf,
     applied: Applied,
     whiteouts: bool,
-}
-
-/// Why one entry was not applied; its path comes with [`Applier::apply`].
-enum Failed {
-    Entry(EntryError),
-    Io(io::Error),
-    Flaw(Flaw),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        match Errno::from_io_error(&error) {
-            // What the entry asks for cannot be, on this filesystem or any; the rest is the disk's fault.
-            Some(Errno::NAMETOOLONG | Errno::LOOP | Errno::MLINK | Errno::FBIG) => {
-                Self::Entry(EntryError::Refused(error))
-            }
-            _ => Self::Io(error),
-        }
-    }
-}
-
-impl From<EntryError> for Failed {
-    fn from(error: EntryError) -> Self {
-        Self::Entry(error)
-    }
-}
-
-impl From<Flaw> for Failed {
-    fn from(flaw: Flaw) -> Self {
-        Self::Flaw(flaw)
-    }
-}
-
-impl From<Lost> for Failed {
-    fn from(lost: Lost) -> Self {
-        match lost {
-            Lost::Entry(error) => Self::Entry(error),
-            Lost::Io(error) => error.into(),
-            Lost::Missing => Self::Io(io::ErrorKind::NotFound.into()),
-        }
-    }
-}
-
-impl From<Unset> for Failed {
-    fn from(unset: Unset) -> Self {
-        match unset {
-            Unset::Entry(error) => Self::Entry(error),
-            Unset::Io(error) => error.into(),
-        }
-    }
 }
 
 impl Applier {

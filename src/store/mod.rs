@@ -15,6 +15,7 @@ mod commit;
 mod decompress;
 mod dirtimes;
 mod entry;
+mod failed;
 mod flaw;
 mod form;
 mod format;
