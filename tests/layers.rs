@@ -400,6 +400,41 @@ fn setgid_directories_do_not_pass_their_group_on() {
 }
 
 #[test]
+fn a_default_acl_is_kept_and_not_passed_on_while_unpacking() {
+    if !root() {
+        return;
+    }
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let acl = [
+        2u32.to_le_bytes().to_vec(),
+        entry(1, 7, none),
+        entry(2, 7, 1000),
+        entry(4, 5, none),
+        entry(0x10, 7, none),
+        entry(0x20, 0, none),
+    ]
+    .concat();
+    let layer = of([
+        dir("d/").xattr("system.posix_acl_default", &acl).mtime(9),
+        file("d/f", "").mode(0o644),
+        dir("d/sub/").mode(0o755),
+        file("d/implied/f", ""),
+        file("with", "").mode(0o670).xattr("system.posix_acl_access", &acl),
+    ]);
+    assert_eq!(layer.xattr("d", "system.posix_acl_default").unwrap(), acl);
+    assert_eq!(layer.xattr("with", "system.posix_acl_access").unwrap(), acl);
+    assert_eq!(layer.at("d").mtime(), 9);
+    for (path, mode) in [("d/f", 0o644), ("d/sub", 0o755), ("d/implied", 0o755)] {
+        assert_eq!(layer.at(path).mode() & 0o7777, mode, "{path}");
+        assert_eq!(layer.xattr(path, "system.posix_acl_access"), None, "{path}");
+        assert_eq!(layer.xattr(path, "system.posix_acl_default"), None, "{path}");
+    }
+}
+
+#[test]
 fn sizes_of_what_has_no_content_mean_nothing() {
     if !root() {
         return;

@@ -8,7 +8,7 @@
 //! say, and it opens nothing. Images with a docker store in them have some.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use rustix::fs::FileType;
 
-use super::attributes::{Attributes, Inherited, Made, NotSet};
+use super::attributes::{Attributes, Inherited, Made, NotSet, default_acl};
 use super::dirtimes::DirTimes;
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
@@ -79,7 +79,10 @@ impl Applier {
     /// Sets what had to wait for the last entry.
     pub(super) fn finish(mut self) -> Result<Applied, Flaw> {
         let written = |source| Flaw::Write { path: self.at.clone(), source };
-        self.times.apply(self.tree.root()).map_err(written)?;
+        let attributes = &mut self.attributes;
+        self.times
+            .apply(self.tree.root(), |dir: BorrowedFd<'_>, acl: &[u8]| attributes.set_default_acl(dir, acl))
+            .map_err(written)?;
         self.applied.implied_dirs = self.tree.implied;
         self.applied.not_set = self.attributes.not_set;
         Ok(self.applied)
@@ -141,7 +144,7 @@ impl Applier {
         }
         let made = Made::Named(self.tree.root(), b".");
         self.attributes.set(made, member, Inherited { ours: false })?;
-        self.times.note(b".", member.mtime, &self.spill)?;
+        self.times.note(b".", member.mtime, default_acl(member), &self.spill)?;
         Ok(())
     }
 
@@ -250,7 +253,7 @@ impl Applier {
             // It may be open, and known with another setgid bit than it has now.
             self.tree.forget();
         }
-        self.times.note(path, member.mtime, &self.spill)?;
+        self.times.note(path, member.mtime, default_acl(member), &self.spill)?;
         Ok(())
     }
 

@@ -53,7 +53,7 @@ use self::layout::Layout;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
 use crate::limits::Limits;
-use crate::sys::lock::NamedLock;
+use crate::sys::lock::{LockKind, NamedLock};
 
 /// The store in a directory.
 #[derive(Clone)]
@@ -173,6 +173,8 @@ impl Store for DiskStore {
 
     fn record_image(&self, record: &ImageRecord) -> Result<(), StoreError> {
         self.inner.format()?;
+        // Else a prune that has read an earlier record of this name could remove this one in its place.
+        let _store = pin::lock_store(&self.inner.layout, LockKind::Shared)?;
         images::write(&self.inner.layout, record)
     }
 
