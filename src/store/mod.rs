@@ -1,12 +1,12 @@
 //! Layers and image records on disk: the port [`Store`], as files.
 //!
-//! A layer comes in as a blob, is verified and unpacked on the way ([`unpack`]), and is from then on known by its diff
+//! A layer comes in as a blob, is verified and unpacked on the way (`unpack`), and is from then on known by its diff
 //! ID and shown as a directory. Everything is shared by all processes on one store: what they must not do at once is
-//! held by flock(2), so that a killed process holds nothing, and what others see appears by rename. [`layout`] draws
+//! held by flock(2), so that a killed process holds nothing, and what others see appears by rename. `layout` draws
 //! the tree.
 //!
 //! Nothing here knows registries, containers or mounts, and nothing is trusted that comes from an image: names,
-//! numbers and sizes are checked where they are read ([`tar`]), paths resolve beneath a descriptor ([`tree`]).
+//! numbers and sizes are checked where they are read (`tar`), paths resolve beneath a descriptor (`tree`).
 
 mod attributes;
 mod blob;
