@@ -64,8 +64,6 @@ impl Rig {
     }
 
     fn resolve(&self, name: &str) -> Result<ImagePlan, ResolveError> {
-        // Awaited on this thread, which is none of the runtime's.
-        futures_util::future::FutureExt::now_or_never(async {});
         self.runtime.block_on(self.provider.resolve(ImageRequest::cached(name.parse().unwrap())))
     }
 
@@ -381,8 +379,10 @@ fn a_challenge_from_where_a_redirect_led_is_not_answered() {
 
 // ---- faults ---------------------------------------------------------------------------------------------------
 
+/// Makes a registry do something wrong.
+type Spoil = Box<dyn Fn(&TestRegistry)>;
 /// What a registry does wrong, and the whole text of the error that this must be. HOST is the registry.
-type Fault = (&'static str, Box<dyn Fn(&TestRegistry)>, &'static str);
+type Fault = (&'static str, Spoil, &'static str);
 
 fn fault(name: &'static str, spoil: impl Fn(&TestRegistry) + 'static, text: &'static str) -> Fault {
     (name, Box::new(spoil), text)
@@ -580,7 +580,7 @@ fn each_fault_of_a_blob_has_its_own_words() {
         move |registry: &TestRegistry| registry.on(path.clone(), reply.clone())
     };
     let asked = format!("blob {digest} of app");
-    let faults: Vec<(Box<dyn Fn(&TestRegistry)>, String)> = vec![
+    let faults: Vec<(Spoil, String)> = vec![
         (
             Box::new(blob(Reply::error(404, "BLOB_UNKNOWN", "gone"))),
             format!(

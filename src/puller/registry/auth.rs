@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn realms_that_are_no_token_server_are_refused() {
         for (realm, why) in [
-            ("", "neither http nor https"),
+            ("", "no address"),
             ("/token", "neither http nor https"),
             ("ftp://auth.io/t", "neither http nor https"),
             ("https://u:secret@auth.io/t", "user name"),
@@ -480,9 +480,9 @@ mod tests {
 
     #[test]
     fn logins_are_read_and_never_printed() {
-        let login: Login = "user:pass:word".parse().unwrap();
-        assert_eq!((login.user.as_str(), login.password.0.as_str()), ("user", "pass:word"));
-        assert!(!format!("{login:?}").contains("pass"));
+        let login: Login = "user:keel:block".parse().unwrap();
+        assert_eq!((login.user.as_str(), login.password.0.as_str()), ("user", "keel:block"));
+        assert!(!format!("{login:?}").contains("keel"));
         assert_eq!("secret".parse::<Login>(), Err(ParseLoginError::NoColon));
         assert_eq!(":secret".parse::<Login>(), Err(ParseLoginError::NoUser));
         assert!(!format!("{:?}", basic(&login).unwrap()).contains("Basic"));

@@ -98,7 +98,7 @@ mod tests {
             "https:///x",
             "http://h\\x/",
             "/with space",
-            "\u{fc}",
+            "/bell\u{7}",
             "data:,x",
         ] {
             let target = target(location);
