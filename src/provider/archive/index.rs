@@ -16,9 +16,14 @@ use keelblock_actors::stop::Stop;
 use tar::{EntryType, Header};
 
 use super::error::ArchiveError;
+use super::extended::{Pending, extends};
 use crate::limits::Limits;
 
 const BLOCK: u64 = 512;
+type Block = [u8; BLOCK as usize];
+/// Bytes of names and link targets that the index holds for each member allowed, on average: an ID and `/layer.tar`
+/// take 74.
+const NAME_BYTES: u64 = 256;
 /// Links followed from one name: `docker save` makes chains of one.
 const HOPS_MAX: usize = 16;
 
@@ -72,83 +77,101 @@ impl TarIndex {
 
     fn walk(&mut self, limits: &Limits, stop: &Stop) -> Result<(), ArchiveError> {
         let length = self.file.metadata().map_err(|source| self.unread(source))?.len();
-        let (mut at, mut headers) = (0, 0);
+        let (mut at, mut headers, mut name_bytes) = (0, 0, 0);
         let mut pending = Pending::default();
-        loop {
+        while let Some(block) = self.header(at, length, &pending)? {
             if stop.is_raised() {
                 return Err(ArchiveError::Stopped { archive: self.archive.clone() });
             }
-            let invalid = |index: &Self| ArchiveError::NotTar { archive: index.archive.clone(), offset: at };
-            let Some(block) = self.block(at)? else {
-                // Some writers leave the end mark out; an empty file or half a header is no archive.
-                return if at >= length && at > 0 && pending.is_empty() {
-                    Ok(())
-                } else {
-                    Err(invalid(self))
-                };
-            };
-            let header = Header::from_byte_slice(&block);
-            if block.iter().all(|&byte| byte == 0) {
-                self.ended = true;
-                return if pending.is_empty() { Ok(()) } else { Err(invalid(self)) };
-            }
             headers += 1;
             if headers > limits.archive_members_max {
-                let limit = limits.archive_members_max as u64;
-                let archive = self.archive.clone();
-                let (unit, flag) = ("members", "archive_members_max");
-                return Err(ArchiveError::Limit { archive, limit, unit, flag });
+                return Err(self.too_many(limits.archive_members_max as u64, "members"));
             }
-            if header.cksum().ok() != Some(checksum(&block)) {
-                return Err(invalid(self));
-            }
+            let header = Header::from_byte_slice(&block);
             let kind = header.entry_type();
-            let stated = header.entry_size().map_err(|_| invalid(self))?;
-            let extension = extends(kind);
-            // Links state sizes that no data follows (POSIX ustar).
-            let size = match pending.size {
-                _ if kind.is_symlink() || kind.is_hard_link() || kind.is_dir() => 0,
-                Some(size) if !extension => size,
-                _ => stated,
-            };
-            let name = || match &pending.path {
-                Some(path) if !extension => String::from_utf8(path.clone()),
-                _ => String::from_utf8(header.path_bytes().into_owned()),
-            };
-            let name = name().ok();
-            let mut data = at + BLOCK;
-            if kind.is_gnu_sparse() {
-                data = self.after_sparse_map(header, data)?.ok_or_else(|| invalid(self))?;
-            }
-            let padded = size.checked_next_multiple_of(BLOCK).and_then(|size| data.checked_add(size));
-            // The last member's padding may be missing, its data may not.
-            let (Some(next), true) = (padded, data.checked_add(size).is_some_and(|end| end <= length)) else {
-                let member = quote(name.as_deref().unwrap_or_default());
-                return Err(ArchiveError::Truncated { archive: self.archive.clone(), member });
-            };
-            if extension {
-                if size > limits.pax_bytes_max as u64 {
-                    return Err(ArchiveError::Limit {
-                        archive: self.archive.clone(),
-                        limit: limits.pax_bytes_max as u64,
-                        unit: "bytes of extended headers of one entry",
-                        flag: "pax_bytes_max",
-                    });
+            let (name, extent, next) = self.entry(at, length, header, &pending)?;
+            if extends(kind) {
+                if extent.size > limits.pax_bytes_max as u64 {
+                    let (archive, limit) = (self.archive.clone(), limits.pax_bytes_max as u64);
+                    let (unit, flag) = ("bytes of extended headers of one entry", "pax_bytes_max");
+                    return Err(ArchiveError::Limit { archive, limit, unit, flag });
                 }
-                let bytes = self.bytes_at(Extent { offset: data, size })?;
-                pending.take(kind, &bytes).ok_or_else(|| invalid(self))?;
+                let bytes = self.bytes_at(extent)?;
+                pending.take(kind, &bytes).ok_or_else(|| self.invalid(at))?;
             } else {
-                if let Some(key) = name.as_deref().and_then(|name| normal("", name)) {
-                    let target = pending
-                        .link
-                        .take()
-                        .or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
-                    let member = member(kind, &key, Extent { offset: data, size }, target);
+                let link = pending.link.take();
+                let target = link.or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
+                // Names that are no text or lead out of the archive are none that anybody asks for.
+                if let Some(key) = name.and_then(|name| normal("", &name)) {
+                    name_bytes += (key.len() + target.as_ref().map_or(0, Vec::len)) as u64;
+                    let limit = (limits.archive_members_max as u64).saturating_mul(NAME_BYTES);
+                    if name_bytes > limit {
+                        return Err(self.too_many(limit, "bytes of member names, 256 to a member"));
+                    }
+                    let member = member(kind, &key, extent, target);
                     self.members.insert(key, member);
                 }
                 pending = Pending::default();
             }
             at = next;
+        }
+        Ok(())
+    }
+
+    /// The header at a place; `None` at the end of the archive.
+    fn header(&mut self, at: u64, length: u64, pending: &Pending) -> Result<Option<Block>, ArchiveError> {
+        let block = self.block(at)?;
+        match block {
+            Some(block) if block.iter().any(|&byte| byte != 0) => {
+                let stated = Header::from_byte_slice(&block).cksum().ok();
+                return if stated == Some(checksum(&block)) {
+                    Ok(Some(block))
+                } else {
+                    Err(self.invalid(at))
+                };
+            }
+            Some(_) => self.ended = true,
+            // Some writers leave the end mark out; an empty file or half a header is no archive.
+            None if at == 0 || at < length => return Err(self.invalid(at)),
+            None => {}
+        }
+        // A header announced by an extended one must follow.
+        if pending.is_empty() { Ok(None) } else { Err(self.invalid(at)) }
+    }
+
+    /// What a header says: name (unless it is no text), where the data is, and where the next header is.
+    fn entry(
+        &self,
+        at: u64,
+        length: u64,
+        header: &Header,
+        pending: &Pending,
+    ) -> Result<(Option<String>, Extent, u64), ArchiveError> {
+        let kind = header.entry_type();
+        let stated = header.entry_size().map_err(|_| self.invalid(at))?;
+        let size = match pending.size {
+            // Links state sizes that no data follows (POSIX ustar).
+            _ if kind.is_symlink() || kind.is_hard_link() || kind.is_dir() => 0,
+            Some(size) if !extends(kind) => size,
+            _ => stated,
+        };
+        let name = match &pending.path {
+            Some(path) if !extends(kind) => path.clone(),
+            _ => header.path_bytes().into_owned(),
+        };
+        let name = String::from_utf8(name).ok();
+        let mut data = at + BLOCK;
+        if kind.is_gnu_sparse() {
+            data = self.after_sparse_map(header, data)?.ok_or_else(|| self.invalid(at))?;
+        }
+        let next = size.checked_next_multiple_of(BLOCK).and_then(|size| data.checked_add(size));
+        match next {
+            // The last member's padding may be missing, its data may not.
+            Some(next) if data + size <= length => Ok((name, Extent { offset: data, size }, next)),
+            _ => {
+                let member = quote(name.as_deref().unwrap_or_default());
+                Err(ArchiveError::Truncated { archive: self.archive.clone(), member })
+            }
         }
     }
 
@@ -210,12 +233,20 @@ impl TarIndex {
         ArchiveError::Missing { archive: self.archive.clone(), member: quote(name), hint }
     }
 
+    fn invalid(&self, offset: u64) -> ArchiveError {
+        ArchiveError::NotTar { archive: self.archive.clone(), offset }
+    }
+
+    fn too_many(&self, limit: u64, unit: &'static str) -> ArchiveError {
+        ArchiveError::Limit { archive: self.archive.clone(), limit, unit, flag: "archive_members_max" }
+    }
+
     pub(super) fn unread(&self, source: io::Error) -> ArchiveError {
         ArchiveError::Read { archive: self.archive.clone(), source }
     }
 
     /// One block, or `None` where the file ends.
-    fn block(&self, at: u64) -> Result<Option<[u8; BLOCK as usize]>, ArchiveError> {
+    fn block(&self, at: u64) -> Result<Option<Block>, ArchiveError> {
         let mut block = [0; BLOCK as usize];
         match self.file.read_exact_at(&mut block, at) {
             Ok(()) => Ok(Some(block)),
@@ -242,76 +273,6 @@ impl TarIndex {
         }
         Ok(Some(at))
     }
-}
-
-/// Records that belong to the header that follows them.
-#[derive(Default)]
-struct Pending {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    /// Whether any record was there, of whatever meaning.
-    any: bool,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        !self.any
-    }
-
-    /// Takes an extension header's data; `None` when it is malformed.
-    fn take(&mut self, kind: EntryType, bytes: &[u8]) -> Option<()> {
-        if kind.is_pax_global_extensions() {
-            // Comments of `git archive` and the like; a global path or size makes no sense.
-            return Some(());
-        }
-        self.any = true;
-        let until_nul = || bytes.split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
-        if kind.is_gnu_longname() {
-            self.path = Some(until_nul());
-        } else if kind.is_gnu_longlink() {
-            self.link = Some(until_nul());
-        } else {
-            for record in pax_records(bytes) {
-                let (key, value) = record?;
-                match key {
-                    b"path" => self.path = Some(value.to_vec()),
-                    b"linkpath" => self.link = Some(value.to_vec()),
-                    b"size" => self.size = Some(std::str::from_utf8(value).ok()?.parse().ok()?),
-                    _ => {}
-                }
-            }
-        }
-        Some(())
-    }
-}
-
-/// `length key=value\n`, the length counting itself (POSIX pax, "extended header"). `None` = malformed.
-fn pax_records(mut bytes: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
-    std::iter::from_fn(move || {
-        if bytes.is_empty() {
-            return None;
-        }
-        let record = (|| {
-            let space = bytes.iter().take(20).position(|&byte| byte == b' ')?;
-            let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
-            let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
-            let equals = record.iter().position(|&byte| byte == b'=')?;
-            bytes = &bytes[length..];
-            Some((&record[..equals], &record[equals + 1..]))
-        })();
-        if record.is_none() {
-            bytes = &[];
-        }
-        Some(record)
-    })
-}
-
-fn extends(kind: EntryType) -> bool {
-    kind.is_gnu_longname()
-        || kind.is_gnu_longlink()
-        || kind.is_pax_local_extensions()
-        || kind.is_pax_global_extensions()
 }
 
 fn member(kind: EntryType, key: &str, extent: Extent, target: Option<Vec<u8>>) -> Member {
@@ -345,7 +306,7 @@ fn normal(from: &str, path: &str) -> Option<String> {
 }
 
 /// The sum of all bytes, those of the checksum field counted as blanks.
-fn checksum(block: &[u8; BLOCK as usize]) -> u32 {
+fn checksum(block: &Block) -> u32 {
     let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
     sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..])
 }

@@ -6,13 +6,14 @@
 //! two exceptions: a compressed archive is decompressed to a spool file, and the old `docker save` form, which has no diff
 //! IDs, has its layers hashed. Nothing is ever extracted; names of members are keys of a map and never become paths.
 //!
-//! - [`index`]: where the members of a tar lie;
-//! - [`spool`]: compressed archives;
-//! - [`docker_save`]: `manifest.json`, or `repositories` and parent chains;
-//! - [`oci`]: `index.json`, manifests and blobs.
+//! - `index` and `extended`: where the members of a tar lie;
+//! - `spool`: compressed archives;
+//! - `docker_save`: `manifest.json`, or `repositories` and parent chains;
+//! - `oci`: `index.json`, manifests and blobs.
 
 mod docker_save;
 mod error;
+mod extended;
 mod index;
 mod oci;
 mod spool;
@@ -42,20 +43,13 @@ pub struct Archives {
     stop: Stop,
 }
 
-/// An image that could not be had, and whether that is because it is not there.
-enum Failure {
-    NotFound(ArchiveError),
-    Other(ArchiveError),
-}
-
-impl From<ArchiveError> for Failure {
-    fn from(error: ArchiveError) -> Self {
-        match error {
-            ArchiveError::NoFile { .. } | ArchiveError::NoSuchImage { .. } => Self::NotFound(error),
-            ArchiveError::Open { source, archive } if source.kind() == std::io::ErrorKind::NotFound => {
-                Self::NotFound(ArchiveError::Open { archive, source })
-            }
-            other => Self::Other(other),
+impl ArchiveError {
+    /// Whether it says that there is no such image, rather than that it cannot be used.
+    fn is_absence(&self) -> bool {
+        match self {
+            Self::NoFile { .. } | Self::NoSuchImage { .. } => true,
+            Self::Open { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
         }
     }
 }
@@ -93,9 +87,13 @@ impl Archives {
                 return Err(ArchiveError::ByDigest { digest: digest.clone() });
             }
             let tried = file_names(reference);
-            let found = tried.iter().map(|file| directory.join(file)).find(|path| path.exists());
-            let path = found.ok_or(ArchiveError::NoFile { tried })?;
-            self.docker_save(&path, Some(reference), name)
+            for path in tried.iter().map(|file| directory.join(file)) {
+                // A name that cannot be looked at is not one that is not there.
+                if path.try_exists().map_err(|source| ArchiveError::Open { archive: path.clone(), source })? {
+                    return self.docker_save(&path, Some(reference), name);
+                }
+            }
+            Err(ArchiveError::NoFile { tried })
         })
     }
 
@@ -162,12 +160,12 @@ impl Archives {
         place: &Path,
         resolve: impl FnOnce(ImageName) -> Result<ImagePlan, ArchiveError>,
     ) -> Result<ImagePlan, ResolveError> {
-        resolve(name.clone()).map_err(|error| match Failure::from(error) {
-            Failure::NotFound(error) => {
-                let place = place.display().to_string();
-                ResolveError::NotFound { image: name, place, source: Some(error.into()) }
+        resolve(name.clone()).map_err(|error| {
+            if !error.is_absence() {
+                return ResolveError::Failed { image: name, source: error.into() };
             }
-            Failure::Other(error) => ResolveError::Failed { image: name, source: error.into() },
+            let place = place.display().to_string();
+            ResolveError::NotFound { image: name, place, source: Some(error.into()) }
         })
     }
 }

@@ -67,7 +67,7 @@ impl Layout {
                 let failed = |source| ArchiveError::Read { archive: path.clone(), source };
                 let mut bytes = Vec::new();
                 let file = File::open(&path).map_err(failed)?;
-                file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+                file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
                 if bytes.len() as u64 > limit {
                     let (archive, member) = (directory.clone(), name.to_owned());
                     return Err(ArchiveError::TooLarge { archive, member, size, limit, flag });

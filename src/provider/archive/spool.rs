@@ -5,10 +5,13 @@
 //! processes that want the same one share the work, by a lock on the unfinished file; a dead one's leavings are
 //! taken over or swept.
 //!
-//! Nobody can say when the last layer has been read, for the pull happens after the resolve and perhaps in another process.
-//! So a spooled file lives until it was not asked for during [`SPOOL_IDLE`]; each new spooling, and
-//! [`sweep`] at start and at prune, removes such files. A pull that comes later still finds its file gone, says so,
-//! and resolves again. The store never refers to the spool.
+//! Nobody can say when the last layer has been read, for the pull happens after the resolve and perhaps in another
+//! process. So a spooled file lives until it was not asked for during [`SPOOL_IDLE`]; each new spooling, and [`sweep`] at
+//! start and at prune, removes such files. A pull that comes later finds its file gone and says so; resolving the image
+//! again lays it out again. The store keeps nothing in the spool.
+//!
+//! Spooled files are not synced, which would cost more than all the rest. Instead their names hold the kernel's boot ID:
+//! what an earlier boot wrote, and a power cut may have emptied, is never used and swept at once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
@@ -144,7 +147,7 @@ impl Job<'_> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.spool);
         made.map_err(|source| write(self.spool, source))?;
         let digest = self.digest()?;
-        let path = self.spool.join(format!("{}.tar", digest.hex()));
+        let path = self.spool.join(format!("{}{}", digest.hex(), finished()));
         let part = self.spool.join(format!("{}.part", digest.hex()));
         let lock = self.lock(&part)?;
         if let Some(found) = reuse(&path) {
@@ -254,6 +257,13 @@ impl<R: Read> Read for Tee<'_, R> {
     }
 }
 
+/// How the names of files end that this boot finished.
+fn finished() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    // Without proc there is no telling boots apart, and one name for all is the best there is.
+    format!(".{}.tar", boot.split('-').next().filter(|id| !id.is_empty()).unwrap_or("boot"))
+}
+
 /// A finished file, marked as asked for now.
 fn reuse(path: &Path) -> Option<File> {
     let file = File::open(path).ok()?;
@@ -262,11 +272,15 @@ fn reuse(path: &Path) -> Option<File> {
     Some(file)
 }
 
-/// Removes spooled files that were not asked for during `idle`, and unfinished ones whose writer is dead. Answers how
+/// Removes spooled files that were not asked for during `idle` or are of an earlier boot, and unfinished ones whose writer is dead. Answers how
 /// many went. What cannot be removed stays for the next time.
 pub fn sweep(spool: &Path, idle: Duration) -> usize {
     let Ok(entries) = fs::read_dir(spool) else { return 0 };
+    let finished = finished();
     let is_idle = |path: &Path| {
+        if !path.to_string_lossy().ends_with(&finished) {
+            return true;
+        }
         let asked = fs::metadata(path).and_then(|meta| meta.modified());
         asked.is_ok_and(|asked| SystemTime::now().duration_since(asked).is_ok_and(|age| age >= idle))
     };

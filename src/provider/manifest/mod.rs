@@ -4,9 +4,9 @@
 //! registry or recurses by what a document says: a hostile document costs its own length and no more.
 //!
 //! - `mod.rs`: manifest or index, told apart as CVE-2021-41190 demands;
-//! - [`platform`]: which entry of an index fits a machine;
-//! - [`config`]: the image config;
-//! - [`plan`]: manifest and config joined into an [`ImagePlan`](keelblock_actors::image::plan::ImagePlan).
+//! - `platform`: which entry of an index fits a machine;
+//! - `config`: the image config;
+//! - `plan`: manifest and config joined into an [`ImagePlan`](keelblock_actors::image::plan::ImagePlan).
 
 mod config;
 mod error;
