@@ -12,6 +12,7 @@ use keelblock::limits::Limits;
 use keelblock::provider::archive::Archives;
 use keelblock::provider::docker::{DockerProvider, DockerSource};
 use keelblock::provider::manifest::Platform;
+use keelblock::provider::oci::OciProvider;
 use keelblock::puller::registry::{LoginFor, RegistryClient, RegistryPuller, RegistrySettings};
 use keelblock_actors::error::chain;
 use keelblock_actors::image::digest::Digest;
@@ -244,6 +245,26 @@ fn tls_server(directory: &Path, answer: String) -> SocketAddr {
         }
     });
     address
+}
+
+#[test]
+fn the_oci_provider_resolves_layouts_and_says_what_is_not_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let (layout, diff_ids) = layout(directory.path());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let platform: Platform = "linux/amd64".parse().unwrap();
+    let archives = Archives::new(Limits::default(), directory.path().join("spool"), platform);
+    let provider = OciProvider::new(runtime.handle().clone(), archives);
+    let resolve = |name: String| {
+        let request = ImageRequest::cached(name.parse().unwrap());
+        runtime.block_on(provider.resolve(request)).map_err(|error| chain(&error))
+    };
+    let plan = resolve(format!("oci:{}:t", layout.display())).unwrap();
+    assert_eq!(plan.layers.len(), diff_ids.len());
+    let error = resolve(format!("oci:{}:nosuch", layout.display())).unwrap_err();
+    assert!(error.starts_with("no image oci:"), "{error}");
+    let error = resolve("docker:app".to_owned()).unwrap_err();
+    assert!(error.starts_with("no provider for docker images"), "{error}");
 }
 
 #[test]

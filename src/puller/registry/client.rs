@@ -92,7 +92,9 @@ impl RegistryClient {
         async move {
             let place = format!("registry {}", asked.registry);
             let wanted = asked.clone();
-            let lost = |why: tokio::task::JoinError| Err(RegistryError::Lost { asked, why: why.to_string() });
+            let lost = |why: tokio::task::JoinError| {
+                Err(RegistryError::Lost { asked, why: quote(&why.to_string()) })
+            };
             task.await.unwrap_or_else(lost).map_err(|error| match error {
                 // An image whose config or platform manifest is missing is there, and broken.
                 RegistryError::NotFound { ref asked, .. } if *asked == wanted => {
@@ -131,7 +133,7 @@ impl RegistryClient {
         });
         async move {
             let lost = |why: tokio::task::JoinError| {
-                Err(RegistryError::Lost { asked: context, why: why.to_string() })
+                Err(RegistryError::Lost { asked: context, why: quote(&why.to_string()) })
             };
             task.await.unwrap_or_else(lost)
         }
@@ -290,6 +292,7 @@ impl State {
         if let Err(RegistryError::Http { source: HttpError::NotTls { .. }, .. }) = second {
             return first;
         }
+        debug!(self.log, "registry speaks TLS where plain http was expected"; "registry" => &endpoint.server);
         self.over_tls.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.server.clone());
         second
     }
