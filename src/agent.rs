@@ -11,9 +11,7 @@ use keelblock_actors::container::{ContainerId, ContainerSpec, ExitStatus, Volume
 use keelblock_actors::error::{ContainerError, ProvisionError, RecordError, StoreError};
 use keelblock_actors::image::name::{ImageName, ImageRequest};
 use keelblock_actors::messages::{Executed, Provisioned, PruneError, PulledImage, RunningContainer};
-use keelblock_actors::ports::{
-    ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller,
-};
+use keelblock_actors::ports::{ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller};
 use keelblock_actors::progress::Observer;
 use keelblock_actors::system::{Engine, EngineLimits, EngineParts};
 use slog::{Logger, o};
@@ -119,7 +117,12 @@ impl Agent {
             .build()
             .map_err(AgentError::Threads)?;
         let store_dir = config.store_dir();
-        let store = Arc::new(DiskStore::open(&store_dir, limits.clone(), privileges, log.new(o!("actor" => "store")))?);
+        let store = Arc::new(DiskStore::open(
+            &store_dir,
+            limits.clone(),
+            privileges,
+            log.new(o!("actor" => "store")),
+        )?);
         let records = Arc::new(DiskRecords::open(&config.work_dir)?);
 
         let platform = config.platform.clone().unwrap_or_else(Platform::host);
@@ -132,7 +135,11 @@ impl Agent {
         let served = |kind: &str| config.image_providers.iter().any(|one| one == kind);
         let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
         if served("docker") {
-            providers.push(Arc::new(DockerProvider::new(source.clone(), registries.clone(), archives.clone())));
+            providers.push(Arc::new(DockerProvider::new(
+                source.clone(),
+                registries.clone(),
+                archives.clone(),
+            )));
         }
         if served("oci") {
             providers.push(Arc::new(OciProvider::new(io.handle().clone(), archives)));
@@ -288,7 +295,8 @@ fn registry_settings(
     let mut settings = RegistrySettings::new(config.limits.clone());
     settings.platform = platform;
     settings.default_registry = source.registry().cloned();
-    let insecure: InsecureRegistries = config.docker_insecure_registries.join(",").parse().map_err(AgentError::Insecure)?;
+    let insecure: InsecureRegistries =
+        config.docker_insecure_registries.join(",").parse().map_err(AgentError::Insecure)?;
     settings.insecure = insecure;
     settings.ca_file = config.registry_ca.clone();
     if let Some(login) = &config.docker_auth {

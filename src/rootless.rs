@@ -227,8 +227,11 @@ fn unshare() -> Result<(), RootlessError> {
 }
 
 fn write_own(name: &'static str, text: &str) -> Result<(), RootlessError> {
-    fs::write(format!("/proc/self/{name}"), text)
-        .map_err(|source| RootlessError::Map { act: "write", name, source })
+    fs::write(format!("/proc/self/{name}"), text).map_err(|source| RootlessError::Map {
+        act: "write",
+        name,
+        source,
+    })
 }
 
 /// The numbers that root gave this user.
@@ -305,7 +308,8 @@ struct Helper {
 
 impl Helper {
     fn start(uids: &[IdRange], gids: &[IdRange]) -> Result<Self, RootlessError> {
-        let (mut wait, mut go) = io::pipe().map(|(wait, go)| (wait, Some(go))).map_err(RootlessError::Fork)?;
+        let (mut wait, mut go) =
+            io::pipe().map(|(wait, go)| (wait, Some(go))).map_err(RootlessError::Fork)?;
         let (answer, mut answers) = io::pipe().map_err(RootlessError::Fork)?;
         let us = std::process::id();
         let arguments = |map: &[IdRange]| -> Vec<String> {
@@ -321,9 +325,7 @@ impl Helper {
             if wait.read_exact(&mut byte).is_err() {
                 return 1;
             }
-            let failed = commands.iter().find_map(|(program, arguments)| {
-                map_by(program, arguments).err()
-            });
+            let failed = commands.iter().find_map(|(program, arguments)| map_by(program, arguments).err());
             match failed {
                 Some(reason) => {
                     let _ = answers.write_all(reason.as_bytes());

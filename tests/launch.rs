@@ -22,7 +22,10 @@ fn exit_statuses_are_exact() {
         assert_eq!(house.run(&context).0, ExitStatus::Exited(code));
     }
     for signal in [1, 2, 3, 6, 9, 11, 15, 34, 64] {
-        let context = house.context(&format!("signal-{signal}"), program(&["/bin/sh", "-c", &format!("kill -{signal} $$; sleep 9")]));
+        let context = house.context(
+            &format!("signal-{signal}"),
+            program(&["/bin/sh", "-c", &format!("kill -{signal} $$; sleep 9")]),
+        );
         assert_eq!(house.run(&context).0, ExitStatus::Signaled(signal));
     }
 }

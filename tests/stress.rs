@@ -54,7 +54,7 @@ fn two_hundred_launches_of_a_cold_image_fetch_each_layer_once_and_leave_nothing(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let statuses = runtime.block_on(async {
         let log = slog::Logger::root(slog::Discard, slog::o!());
-        let agent = Agent::start(config, Arc::new(NoObserver), log).expect("the agent starts");
+        let agent = Agent::start(config, Arc::new(NoObserver), log).await.expect("the agent starts");
         let run = async |n: i32| {
             let running =
                 agent.launch(spec(n, &image)).await.map_err(|error| format!("launch {n}: {error:?}"))?;

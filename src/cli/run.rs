@@ -123,9 +123,7 @@ pub(super) async fn exec(context: &Context<'_>) -> Result<u8, CliError> {
     let agent = context.onlooker()?;
     let result = agent.exec(id.clone(), spec).await;
     let status = match result {
-        Ok(executed) => {
-            wait_attached(&agent, tty, &executed.process, &mut signals).await
-        }
+        Ok(executed) => wait_attached(&agent, tty, &executed.process, &mut signals).await,
         Err(error) => Err(error.into()),
     };
     agent.shutdown().await;

@@ -43,7 +43,11 @@ pub(super) fn argv(
         (false, None) => {
             let operands = match cmd.split_first() {
                 _ if replace || !entrypoint.is_empty() => {
-                    if arguments.is_empty() { cmd.clone() } else { arguments.clone() }
+                    if arguments.is_empty() {
+                        cmd.clone()
+                    } else {
+                        arguments.clone()
+                    }
                 }
                 Some((program, rest)) => {
                     let rest = if arguments.is_empty() { rest } else { arguments };

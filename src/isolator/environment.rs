@@ -11,11 +11,9 @@ pub(super) fn merge(
     command: &[(String, String)],
 ) -> Vec<(String, String)> {
     let mut merged: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: &str| {
-        match merged.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => value.clone_into(known),
-            None => merged.push((name.to_owned(), value.to_owned())),
-        }
+    let mut set = |name: &str, value: &str| match merged.iter_mut().find(|(known, _)| known == name) {
+        Some((_, known)) => value.clone_into(known),
+        None => merged.push((name.to_owned(), value.to_owned())),
     };
     set("PATH", PATH_DEFAULT);
     set("HOME", home);
@@ -46,8 +44,7 @@ mod tests {
         let image = [pair("PATH", "/i"), pair("A", "i"), pair("MESOS_SANDBOX", "/lie")];
         let command = [pair("A", "c"), pair("A", "c2"), pair("HOME", "/h")];
         let merged = merge("/root", "/s", false, &image, &command);
-        let expected =
-            [pair("PATH", "/i"), pair("HOME", "/h"), pair("A", "c2"), pair("MESOS_SANDBOX", "/s")];
+        let expected = [pair("PATH", "/i"), pair("HOME", "/h"), pair("A", "c2"), pair("MESOS_SANDBOX", "/s")];
         assert_eq!(merged, expected);
     }
 }

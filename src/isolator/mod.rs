@@ -246,7 +246,8 @@ fn kinds<S: AsRef<str>>(names: &[S]) -> Result<BTreeSet<Kind>, IsolationError> {
 /// Whether a path is absolute and free of `..`.
 fn is_inside(path: &Path) -> bool {
     use std::path::Component;
-    path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+    path.is_absolute()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
 /// An error of `prepare`.
@@ -285,10 +286,7 @@ mod tests {
     fn unknown_and_repeated_names_are_refused_and_the_known_listed() {
         let error = names(&["filesystem/linux", "cgroups/cpu"]).expect_err("unknown").to_string();
         assert!(error.contains("cgroups/cpu") && error.contains("linux/capabilities"), "{error}");
-        assert_eq!(
-            names(&["linux/nnp", "linux/nnp"]),
-            Err(IsolationError::Twice { name: "linux/nnp" })
-        );
+        assert_eq!(names(&["linux/nnp", "linux/nnp"]), Err(IsolationError::Twice { name: "linux/nnp" }));
         assert_eq!(names(&["filesystem/linux", "filesystem/posix"]), Err(IsolationError::TwoFilesystems));
         assert!(matches!(names(&["namespaces/pid"]), Err(IsolationError::Needs { .. })));
     }

@@ -61,7 +61,11 @@ impl Runtime {
         resolve(root, spec.unwrap_or("0")).map_err(|error| refused(self.name, &context.id, error))
     }
 
-    fn directory(&self, context: &LaunchContext, image: Option<&RuntimeConfig>) -> Result<PathBuf, RuntimeError> {
+    fn directory(
+        &self,
+        context: &LaunchContext,
+        image: Option<&RuntimeConfig>,
+    ) -> Result<PathBuf, RuntimeError> {
         let of_image = image.and_then(|image| image.working_dir.as_ref());
         let asked = context.command.working_directory.as_ref();
         let Some(_) = &context.rootfs else {
@@ -81,8 +85,11 @@ impl Runtime {
 /// The sandbox is its user's, as in Mesos; what is in it stays as it is.
 fn give_sandbox(sandbox: &Path, user: &User) -> Result<(), RuntimeError> {
     let (uid, gid) = (user.credentials.uid, user.credentials.gid);
-    chown(sandbox, Some(uid), Some(gid))
-        .map_err(|source| RuntimeError::Sandbox { path: sandbox.to_owned(), uid, source })
+    chown(sandbox, Some(uid), Some(gid)).map_err(|source| RuntimeError::Sandbox {
+        path: sandbox.to_owned(),
+        uid,
+        source,
+    })
 }
 
 impl Isolator for Runtime {

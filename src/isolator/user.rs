@@ -174,7 +174,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34::/srv/www:\n44:x:7:8::/:\nx:y:z\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34::/srv/www:\n44:x:7:8::/:\nx:y:z\n";
     const GROUP: &str = "root:x:0:\nadm:x:4:web,root\nweb:x:34:\nlog:x:9:web\nodd:x\n";
 
     fn ids(spec: &str) -> (u32, u32, Vec<u32>) {
@@ -221,7 +222,8 @@ mod tests {
     fn a_fifo_for_passwd_fails_instead_of_waiting() {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::create_dir_all(directory.path().join("etc")).expect("made");
-        nix::unistd::mkfifo(&directory.path().join("etc/passwd"), nix::sys::stat::Mode::S_IRWXU).expect("made");
+        nix::unistd::mkfifo(&directory.path().join("etc/passwd"), nix::sys::stat::Mode::S_IRWXU)
+            .expect("made");
         assert!(matches!(resolve(directory.path(), "root"), Err(UserError::Read { .. })));
     }
 }

@@ -53,9 +53,8 @@ impl Volumes {
         if !source.is_absolute() {
             return Err(VolumeError::RelativeSource { path: source.clone() });
         }
-        let kind = source
-            .metadata()
-            .map_err(|error| VolumeError::Source { path: source.clone(), source: error })?;
+        let kind =
+            source.metadata().map_err(|error| VolumeError::Source { path: source.clone(), source: error })?;
         let path = &volume.spec.container_path;
         let target = self.target(context, path)?;
         // Nothing of the host's tree is made for a container.
@@ -104,9 +103,8 @@ impl Isolator for Volumes {
     }
 
     fn prepare(&self, context: &LaunchContext, plan: &mut LaunchPlan) -> Result<(), IsolatorError> {
-        let ours = |volume: &&MountedVolume| {
-            matches!(volume.spec.source, VolumeSource::Image(_)) == self.images
-        };
+        let ours =
+            |volume: &&MountedVolume| matches!(volume.spec.source, VolumeSource::Image(_)) == self.images;
         for volume in context.volumes.iter().filter(ours) {
             let step = self.step(context, volume).map_err(|error| refused(self.name, &context.id, error))?;
             plan.tree.extend(step);

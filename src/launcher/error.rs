@@ -28,7 +28,9 @@ pub enum LauncherError {
         path: PathBuf,
     },
     /// A plan that would mount in the host's namespace.
-    #[error("the plan mounts or changes the root without a mount namespace of its own; use the isolator filesystem/linux")]
+    #[error(
+        "the plan mounts or changes the root without a mount namespace of its own; use the isolator filesystem/linux"
+    )]
     NoMountNamespace,
     /// A file of the launcher's own.
     #[error("cannot {act} {path}")]
@@ -108,7 +110,9 @@ impl LauncherError {
         let hint = match source.raw_os_error() {
             Some(libc_errno::EPERM) => ": it takes root, or a user namespace of one's own",
             Some(libc_errno::EAGAIN) => ": the limit of processes is reached (ulimit -u, pids.max)",
-            Some(libc_errno::ENOSPC) => ": the limit of namespaces is reached (/proc/sys/user/max_pid_namespaces)",
+            Some(libc_errno::ENOSPC) => {
+                ": the limit of namespaces is reached (/proc/sys/user/max_pid_namespaces)"
+            }
             _ => "",
         };
         Self::Clone { hint, source }

@@ -77,9 +77,8 @@ impl LinuxLauncher {
         }
         self.who(&credentials, record, member, &mut task);
         let status = memory_file()?;
-        let status_read = status
-            .try_clone()
-            .map_err(|source| LauncherError::Channel { what: "a memory file", source })?;
+        let status_read =
+            status.try_clone().map_err(|source| LauncherError::Channel { what: "a memory file", source })?;
         Ok(Launch {
             before_fork,
             task,
@@ -123,7 +122,8 @@ impl LinuxLauncher {
             None
         };
         let root = record.rootfs.as_ref().map(|_| "/".into());
-        if let Some(directory) = exec.working_directory.as_ref().or(record.working_directory.as_ref()).or(root.as_ref())
+        if let Some(directory) =
+            exec.working_directory.as_ref().or(record.working_directory.as_ref()).or(root.as_ref())
         {
             let words = format!("enter working directory {}", directory.display());
             before.push(Op::Directory(absolute(directory)?), words);
@@ -131,7 +131,13 @@ impl LinuxLauncher {
         Ok((before, terminal))
     }
 
-    fn who(&self, credentials: &Credentials, record: &LaunchRecord, member: &ProcessIdentity, task: &mut Ops) {
+    fn who(
+        &self,
+        credentials: &Credentials,
+        record: &LaunchRecord,
+        member: &ProcessIdentity,
+        task: &mut Ops,
+    ) {
         let mut host = self.host;
         if is_foreign(member.pid) {
             // Whoever joins a user namespace has all capabilities in it.

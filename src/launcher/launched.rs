@@ -75,8 +75,8 @@ impl LinuxLaunched {
             return Err(self.step_failed(Report::from_bytes(report)));
         }
         if let Some(socket) = &pending.terminal {
-            let master = pty::receive(socket)
-                .map_err(|source| self.failed(LauncherError::Terminal { source }))?;
+            let master =
+                pty::receive(socket).map_err(|source| self.failed(LauncherError::Terminal { source }))?;
             *self.terminal.lock().unwrap_or_else(PoisonError::into_inner) = Some(master);
         }
         if let Some((files, mut record)) = pending.record {
@@ -150,9 +150,7 @@ impl Launched for LinuxLaunched {
 
     fn signal(&self, signal: i32) -> Result<(), LaunchError> {
         send(&self.process, self.init.pid, self.pid_namespace, signal).map_err(|error| match error {
-            LauncherError::Send { ref source, .. }
-                if source.raw_os_error() == Some(Errno::ESRCH as i32) =>
-            {
+            LauncherError::Send { ref source, .. } if source.raw_os_error() == Some(Errno::ESRCH as i32) => {
                 LaunchError::NotRunning { container: self.container.clone() }
             }
             error => self.failed(error),

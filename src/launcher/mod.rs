@@ -102,8 +102,7 @@ impl LinuxLauncher {
         let (release_theirs, release) = pipe()?;
         let (report, report_theirs) = pipe()?;
         let Launch { before_fork, task, slots, command, pid_namespace, kill_leftovers, .. } = launch;
-        let words =
-            Words { before_fork: before_fork.texts, task: task.texts, command: command.name };
+        let words = Words { before_fork: before_fork.texts, task: task.texts, command: command.name };
         let others: Vec<RawFd> = launch.keep.iter().map(AsRawFd::as_raw_fd).collect();
         let mut program = Program {
             before_fork: before_fork.ops,
@@ -151,7 +150,8 @@ impl LinuxLauncher {
             }
         };
         debug!(self.log, "process made"; "container" => %container, "pid" => pid);
-        let record = launch.record.map(|(files, record)| (files, LaunchRecord { init: init.clone(), ..record }));
+        let record =
+            launch.record.map(|(files, record)| (files, LaunchRecord { init: init.clone(), ..record }));
         let launched = Arc::new(LinuxLaunched {
             container: container.clone(),
             init,
@@ -167,7 +167,11 @@ impl LinuxLauncher {
         Ok(launched)
     }
 
-    fn start_plan(&self, container: &ContainerId, plan: &LaunchPlan) -> Result<Arc<LinuxLaunched>, LauncherError> {
+    fn start_plan(
+        &self,
+        container: &ContainerId,
+        plan: &LaunchPlan,
+    ) -> Result<Arc<LinuxLaunched>, LauncherError> {
         let files = Files::new(&self.run_dir, container);
         let (status, status_read) = files.make_status()?;
         let mut keep = Vec::new();
@@ -253,9 +257,11 @@ fn streams(plan: &LaunchPlan, keep: &mut Vec<OwnedFd>) -> Result<Option<[RawFd; 
         options.read(!write).append(write && create).write(write).create(create).mode(0o644);
         // The sandbox may be the container's to write: never through its links.
         options.custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NOCTTY).bits() as i32);
-        let file = options
-            .open(path)
-            .map_err(|source| LauncherError::File { act: "open", path: path.to_owned(), source })?;
+        let file = options.open(path).map_err(|source| LauncherError::File {
+            act: "open",
+            path: path.to_owned(),
+            source,
+        })?;
         let file = OwnedFd::from(file);
         let raw = launched::raw(&file);
         keep.push(file);
@@ -263,7 +269,9 @@ fn streams(plan: &LaunchPlan, keep: &mut Vec<OwnedFd>) -> Result<Option<[RawFd; 
     };
     Ok(match plan.stdio {
         StdioSpec::Inherit => None,
-        StdioSpec::Null => Some([open(null, false, false)?, open(null, true, false)?, open(null, true, false)?]),
+        StdioSpec::Null => {
+            Some([open(null, false, false)?, open(null, true, false)?, open(null, true, false)?])
+        }
         StdioSpec::Sandbox => Some([
             open(null, false, false)?,
             open(&plan.sandbox.join("stdout"), true, true)?,
@@ -300,7 +308,12 @@ impl Launcher for LinuxLauncher {
         Ok(launched)
     }
 
-    fn signal(&self, container: &ContainerId, init: &ProcessIdentity, signal: i32) -> Result<(), LaunchError> {
+    fn signal(
+        &self,
+        container: &ContainerId,
+        init: &ProcessIdentity,
+        signal: i32,
+    ) -> Result<(), LaunchError> {
         let not_running = || LaunchError::NotRunning { container: container.clone() };
         let process = self.open(init).ok_or_else(not_running)?;
         let record = Files::new(&self.run_dir, container).read().map_err(|error| failed(container, error))?;
@@ -322,8 +335,8 @@ impl Launcher for LinuxLauncher {
                 return Ok(Err(reaper::read_status(&status).filter(|_| ours)));
             };
             let watched = reaper::watch(Arc::new(process), status);
-            let watched = watched
-                .map_err(|source| LauncherError::Channel { what: "a watch on the container", source });
+            let watched =
+                watched.map_err(|source| LauncherError::Channel { what: "a watch on the container", source });
             watched.map(Ok).map_err(|error| failed(container, error))
         });
         Box::pin(async move {

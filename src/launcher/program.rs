@@ -191,7 +191,8 @@ fn tree(plan: &LaunchPlan, host: &Host, own_mounts: bool, ops: &mut Ops) -> Resu
     }
     if let Some(rootfs) = &plan.rootfs {
         // A device node of an image is no licence for the device: the container's own are in its /dev.
-        let attributes = mount_bits::attributes(MountAttributes { nodev: true, ..MountAttributes::default() });
+        let attributes =
+            mount_bits::attributes(MountAttributes { nodev: true, ..MountAttributes::default() });
         ops.push(
             Op::Pivot { rootfs: absolute(rootfs)?, attributes },
             format!("change its root to {}", rootfs.display()),
@@ -374,9 +375,8 @@ mod tests {
             ..plan()
         };
         let compiled = compile(&plan, &HOST, Channels::default()).expect("compiles");
-        let place = |wanted: fn(&Op) -> bool| {
-            compiled.before_fork.ops.iter().position(wanted).expect("there")
-        };
+        let place =
+            |wanted: fn(&Op) -> bool| compiled.before_fork.ops.iter().position(wanted).expect("there");
         let pivot = place(|op| matches!(op, Op::Pivot { .. }));
         assert!(place(|op| matches!(op, Op::Tree { .. })) < pivot);
         assert!(place(|op| matches!(op, Op::Filesystem { .. })) < pivot);

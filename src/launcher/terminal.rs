@@ -113,10 +113,8 @@ fn copy_size(master: &OwnedFd) {
 /// handler of SIGWINCH with whoever else listens.
 fn follow_sizes(master: OwnedFd) -> Result<oneshot::Sender<()>, TerminalError> {
     let (stop, mut stopped) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .map_err(TerminalError::Thread)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(TerminalError::Thread)?;
     let follow = move || {
         runtime.block_on(async {
             let Ok(mut changes) = signal(SignalKind::window_change()) else { return };

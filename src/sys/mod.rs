@@ -12,6 +12,6 @@ pub(crate) mod mount_bits;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub mod process_identity;
+pub(crate) mod pty;
 pub mod record_lock;
 pub mod remove;
-pub(crate) mod pty;
