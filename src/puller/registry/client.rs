@@ -56,7 +56,8 @@ struct Document {
 }
 
 impl RegistryClient {
-    /// A client that works on the runtime of this handle, which must have its timers and sockets enabled.
+    /// A client that works on the runtime of this handle, which must have timers and sockets enabled and threads of its own: readers
+    /// of blobs block until it brings them bytes.
     pub fn new(settings: RegistrySettings, handle: Handle, log: Logger) -> Self {
         let http = Http::new(&settings.limits, settings.ca_file.clone());
         let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
