@@ -12,3 +12,4 @@ pub mod messages;
 pub mod ports;
 pub mod progress;
 pub mod stop;
+pub mod system;
