@@ -34,6 +34,10 @@ pub struct Limits {
     pub xattr_bytes_max: usize,
     /// Bytes of extended headers (PAX, GNU long names) of one entry. 1 MiB.
     pub pax_bytes_max: usize,
+    /// Members of an archive of images. 100,000: an archive of the old form has four to each layer.
+    pub archive_members_max: usize,
+    /// Bytes that a compressed archive of images may decompress to. 256 GiB: four layers of the largest size.
+    pub archive_bytes_max: u64,
     /// Redirects followed for one request. 5.
     pub redirects_max: usize,
     /// Until a connection stands. 10 s.
@@ -61,6 +65,8 @@ impl Default for Limits {
             path_bytes_max: 4096,
             xattr_bytes_max: 64 << 10,
             pax_bytes_max: 1 << 20,
+            archive_members_max: 100_000,
+            archive_bytes_max: 256 << 30,
             redirects_max: 5,
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),

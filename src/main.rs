@@ -1,3 +1,5 @@
-//! The `keelblock` command.
+//! The `keelblock` command: see [`keelblock::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    keelblock::cli::main()
+}

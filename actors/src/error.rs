@@ -445,6 +445,9 @@ pub enum ProvisionError {
     /// See [`MountError`].
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// As told by the actor of the rootfs.
+    #[error(transparent)]
+    Mounting(Arc<MountError>),
     /// See [`RecordError`].
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -587,7 +590,10 @@ pub enum ContainerError {
     },
     /// See [`ProvisionError`].
     #[error(transparent)]
-    Provision(#[from] ProvisionError),
+    Provisioning(Arc<ProvisionError>),
+    /// As another request for the same was answered.
+    #[error(transparent)]
+    Shared(Arc<ContainerError>),
     /// See [`IsolatorError`].
     #[error(transparent)]
     Isolator(#[from] IsolatorError),

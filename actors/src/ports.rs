@@ -45,6 +45,9 @@ pub trait Provider: Send + Sync {
 pub struct Blob {
     /// The bytes, to be read on a pool thread. Dropping it ends the fetch.
     pub reader: Box<dyn Read + Send>,
+    /// Dropping it ends the fetch, too, while the reader waits for bytes on another thread: a pull that is given up
+    /// does not sit out a stall. Files need none: `Box::new(())`.
+    pub lease: Box<dyn Send>,
     /// How many there will be, where the source says so.
     pub size: Option<u64>,
 }

@@ -4,6 +4,9 @@
 #![allow(unsafe_code, reason = "the one place for it")]
 
 pub mod beneath;
+pub(crate) mod child;
+pub(crate) mod clone;
 pub mod lock;
 pub mod mount;
-pub mod process;
+pub(crate) mod pidfd;
+pub(crate) mod process;

@@ -1,0 +1,857 @@
+//! Ports with gates and counters, for tests here and in embedders' own suites (feature `fakes`).
+//!
+//! One [`World`] stands behind all fake ports. It counts what is done, keeps what exists (layers, mounts, records,
+//! processes), can hold any step at a named [`Gate`], and can make any step fail or panic. Nothing touches a disk.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, watch};
+
+use crate::container::{
+    BackendName, ContainerId, ContainerRecord, ExitStatus, ProcessIdentity, RootfsId, RootfsRecord,
+};
+use crate::error::{
+    FetchError, IsolatorError, LaunchError, MountError, RecordError, ResolveError, StoreError, UnpackError,
+};
+use crate::image::digest::{DiffId, Digest};
+use crate::image::name::{ImageKind, ImageName, ImageRequest};
+use crate::image::plan::{
+    BlobSpec, ImageIdentity, ImagePlan, LayerKey, LayerSource, LayerSpec, RuntimeConfig, SourceKind,
+};
+use crate::launch::{LaunchContext, LaunchPlan};
+use crate::ports::{
+    Backend, Blob, Claim, ExecSpec, Found, ImageRecord, Isolator, Keep, Launched, Launcher, LayerDir, Owner,
+    Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store, StoredLayer,
+};
+use crate::stop::Stop;
+use crate::system::{Engine, EngineLimits, EngineParts};
+
+/// Every step a fake port can be held, failed or panicked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is the port's method")]
+pub enum Step {
+    Resolve,
+    Claim,
+    Open,
+    Unpack,
+    RecordImage,
+    Show,
+    Mount,
+    Unmount,
+    Create,
+    WriteRootfses,
+    WriteContainer,
+    Prepare,
+    Start,
+    Isolate,
+    Release,
+    KillAll,
+    Cleanup,
+    Remove,
+}
+
+impl Step {
+    /// All steps, in the order a launch comes by them.
+    pub const ALL: [Self; 18] = [
+        Self::Create,
+        Self::WriteContainer,
+        Self::Resolve,
+        Self::WriteRootfses,
+        Self::Claim,
+        Self::Open,
+        Self::Unpack,
+        Self::RecordImage,
+        Self::Show,
+        Self::Mount,
+        Self::Prepare,
+        Self::Start,
+        Self::Isolate,
+        Self::Release,
+        Self::KillAll,
+        Self::Cleanup,
+        Self::Unmount,
+        Self::Remove,
+    ];
+}
+
+/// What a step does when it is come by.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Fails, as the port's own failure. For sources: of the source.
+    Fail,
+    /// Panics, once.
+    Panic,
+}
+
+/// A place where a step waits until it is opened.
+#[derive(Debug, Default)]
+struct Gate {
+    closed: bool,
+    waiting: usize,
+}
+
+#[derive(Default)]
+struct Inner {
+    counts: BTreeMap<Step, usize>,
+    acts: HashMap<Step, Act>,
+    bad_sources: std::collections::HashSet<LayerSource>,
+    gates: HashMap<Step, Gate>,
+    layers: BTreeSet<DiffId>,
+    staged: usize,
+    pins: usize,
+    images: BTreeMap<String, ImageRecord>,
+    mounted: BTreeSet<(ContainerId, RootfsId)>,
+    mounting: BTreeSet<(ContainerId, RootfsId)>,
+    overlaps: usize,
+    history: Vec<String>,
+    names: BTreeMap<ContainerId, bool>,
+    containers: BTreeMap<ContainerId, ContainerRecord>,
+    rootfses: BTreeMap<ContainerId, RootfsRecord>,
+    requests: BTreeSet<ContainerId>,
+    processes: usize,
+    isolated: BTreeMap<ContainerId, i64>,
+}
+
+/// What all fake ports share.
+#[derive(Clone, Default)]
+pub struct World {
+    inner: Arc<Mutex<Inner>>,
+    changed: Arc<Condvar>,
+    notify: Arc<Notify>,
+    exits: Arc<Mutex<Vec<watch::Sender<Option<ExitStatus>>>>>,
+    fetching: Arc<watch::Sender<usize>>,
+}
+
+impl World {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An engine on this world.
+    ///
+    /// # Panics
+    /// When no thread can be made.
+    pub fn engine(&self, limits: EngineLimits) -> Engine {
+        let port = Arc::new(self.clone());
+        Engine::start(EngineParts {
+            store: port.clone(),
+            records: port.clone(),
+            providers: vec![port.clone()],
+            pullers: vec![Arc::new(From(SourceKind::Local, self.clone())), Arc::new(From(SourceKind::Registry, self.clone()))],
+            backends: vec![port.clone()],
+            default_backend: BackendName::Overlay,
+            isolators: vec![
+                Arc::new(Named("first", self.clone())),
+                Arc::new(Named("second", self.clone())),
+            ],
+            launcher: port,
+            observer: Arc::new(crate::progress::NoObserver),
+            log: slog::Logger::root(slog::Discard, slog::o!()),
+            limits,
+        })
+        .expect("a thread for the actors")
+    }
+
+    /// How often a step was come by.
+    pub fn count(&self, step: Step) -> usize {
+        self.lock().counts.get(&step).copied().unwrap_or(0)
+    }
+
+    /// From now on the step waits.
+    pub fn close(&self, step: Step) {
+        self.lock().gates.entry(step).or_default().closed = true;
+    }
+
+    /// Lets all go that wait at the step, and all that come.
+    pub fn open_gate(&self, step: Step) {
+        self.lock().gates.entry(step).or_default().closed = false;
+        self.changed.notify_all();
+        self.notify.notify_waiters();
+    }
+
+    /// Opens every gate.
+    pub fn open_all(&self) {
+        self.lock().gates.values_mut().for_each(|gate| gate.closed = false);
+        self.changed.notify_all();
+        self.notify.notify_waiters();
+    }
+
+    /// Returns when so many wait at the step.
+    pub async fn reached(&self, step: Step, waiting: usize) {
+        loop {
+            let changed = self.notify.notified();
+            if self.lock().gates.get(&step).is_some_and(|gate| gate.waiting >= waiting) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// The next time the step is come by it does this instead.
+    pub fn once(&self, step: Step, act: Act) {
+        self.lock().acts.insert(step, act);
+    }
+
+    /// Every blob from this source is refused.
+    pub fn refuse(&self, source: LayerSource) {
+        self.lock().bad_sources.insert(source);
+    }
+
+    /// What mounts, unmounts and cleanups were done, in order.
+    pub fn history(&self) -> Vec<String> {
+        self.lock().history.clone()
+    }
+
+    /// Fetches whose bytes are being waited for.
+    pub fn fetching(&self) -> watch::Receiver<usize> {
+        self.fetching.subscribe()
+    }
+
+    /// Everything that is left, by name: empty when all was taken down.
+    pub fn leftovers(&self) -> Vec<String> {
+        let inner = self.lock();
+        let mut left = Vec::new();
+        let mut count = |what: &str, n: usize| {
+            if n > 0 {
+                left.push(format!("{n} {what}"));
+            }
+        };
+        count("staging directories", inner.staged);
+        count("pins", inner.pins);
+        count("mounts", inner.mounted.len());
+        count("container records", inner.containers.len());
+        count("rootfs records", inner.rootfses.len());
+        count("names", inner.names.len());
+        count("processes", inner.processes);
+        count("isolated containers", inner.isolated.values().filter(|&&n| n != 0).count());
+        count("overlapping mounts", inner.overlaps);
+        left
+    }
+
+    /// Another process's container, dead or alive.
+    pub fn plant(&self, record: ContainerRecord, rootfses: RootfsRecord, alive: bool) {
+        let mut inner = self.lock();
+        for (rootfs, _) in &rootfses.rootfses {
+            inner.mounted.insert((record.id.clone(), *rootfs));
+        }
+        inner.rootfses.insert(record.id.clone(), rootfses);
+        if alive {
+            inner.names.insert(record.id.clone(), false);
+        }
+        inner.containers.insert(record.id.clone(), record);
+    }
+
+    /// Whether another process was asked to destroy its container.
+    pub fn was_requested(&self, id: &ContainerId) -> bool {
+        self.lock().requests.contains(id)
+    }
+
+    /// As another process would: asks for a container's destruction.
+    pub fn request(&self, id: &ContainerId) {
+        self.lock().requests.insert(id.clone());
+    }
+
+    /// As another process would: lets its container go.
+    pub fn vanish(&self, id: &ContainerId) {
+        let mut inner = self.lock();
+        inner.names.remove(id);
+        inner.containers.remove(id);
+        if let Some(record) = inner.rootfses.remove(id) {
+            for (rootfs, _) in record.rootfses {
+                inner.mounted.remove(&(id.clone(), rootfs));
+            }
+        }
+    }
+
+    /// Every running command ends with this.
+    pub fn exit_all(&self, status: ExitStatus) {
+        for exit in self.exits.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            exit.send_replace(Some(status));
+        }
+    }
+
+    /// Counts the step, then waits at its gate; what it shall do.
+    fn come_by(&self, step: Step) -> bool {
+        let mut inner = self.lock();
+        *inner.counts.entry(step).or_default() += 1;
+        if inner.gates.entry(step).or_default().closed {
+            if let Some(gate) = inner.gates.get_mut(&step) {
+                gate.waiting += 1;
+            }
+            self.notify.notify_waiters();
+            while inner.gates.get(&step).is_some_and(|gate| gate.closed) {
+                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+            if let Some(gate) = inner.gates.get_mut(&step) {
+                gate.waiting -= 1;
+            }
+        }
+        self.act(inner, step)
+    }
+
+    /// As [`Self::come_by`], without holding a thread.
+    async fn come_by_async(&self, step: Step) -> bool {
+        struct Waiting<'a>(&'a World, Step);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                if let Some(gate) = self.0.lock().gates.get_mut(&self.1) {
+                    gate.waiting -= 1;
+                }
+            }
+        }
+        *self.lock().counts.entry(step).or_default() += 1;
+        let mut waiting = None;
+        loop {
+            let changed = self.notify.notified();
+            let mut came = false;
+            {
+                let mut inner = self.lock();
+                let gate = inner.gates.entry(step).or_default();
+                if !gate.closed {
+                    break;
+                }
+                if waiting.is_none() {
+                    gate.waiting += 1;
+                    waiting = Some(Waiting(self, step));
+                    came = true;
+                }
+            }
+            // Said once: this wakes the one who says it, too.
+            if came {
+                self.notify.notify_waiters();
+            }
+            changed.await;
+        }
+        drop(waiting);
+        self.act(self.lock(), step)
+    }
+
+    fn act(&self, mut inner: MutexGuard<'_, Inner>, step: Step) -> bool {
+        match inner.acts.remove(&step) {
+            Some(Act::Panic) => {
+                drop(inner);
+                panic!("a fake panics at {step:?}");
+            }
+            Some(Act::Fail) => true,
+            None => false,
+        }
+    }
+}
+
+fn broken(step: Step) -> std::io::Error {
+    std::io::Error::other(format!("a fake fails at {step:?}"))
+}
+
+/// An image of so many layers, from a registry. Layer `n` of every image with the same `family` is the same.
+pub fn image(name: &str, family: &str, layers: usize) -> (ImageRequest, ImagePlan) {
+    let name: ImageName = name.parse().expect("an image name");
+    let reference: crate::image::reference::Reference =
+        name.canonical().reference().parse().expect("a registry image");
+    let layer = |n: usize| {
+        let digest = Digest::of(format!("{family} {n}").as_bytes());
+        LayerSpec {
+            key: LayerKey::Diff(DiffId(digest.clone())),
+            blob: BlobSpec { digest: Some(digest), size: Some(1), compression: None, media_type: None },
+            source: LayerSource::Registry(reference.clone()),
+        }
+    };
+    let digest = Digest::of(reference.to_string().as_bytes());
+    let plan = ImagePlan {
+        identity: ImageIdentity { name: name.canonical(), manifest: digest.clone(), config: digest },
+        layers: (0..layers).map(layer).collect(),
+        runtime: RuntimeConfig { cmd: vec!["true".to_owned()], ..RuntimeConfig::default() },
+    };
+    (ImageRequest::cached(name), plan)
+}
+
+// The image behind a request: its repository is the family, its tag the number of layers.
+impl Provider for World {
+    fn kind(&self) -> ImageKind {
+        ImageKind::Docker
+    }
+
+    fn resolve(&self, request: ImageRequest) -> BoxFuture<'static, Result<ImagePlan, ResolveError>> {
+        let this = self.clone();
+        async move {
+            if this.come_by_async(Step::Resolve).await {
+                let source = Box::new(broken(Step::Resolve));
+                return Err(ResolveError::Failed { image: request.name, source });
+            }
+            let ImageName::Docker(reference) = request.name.canonical() else {
+                return Err(ResolveError::NotFound { image: request.name, place: "fakes".to_owned(), source: None });
+            };
+            let layers = reference.tag.as_deref().and_then(|tag| tag.parse().ok()).unwrap_or(1);
+            let family = reference.repository.rsplit('/').next().unwrap_or_default().to_owned();
+            Ok(image(&reference.to_string(), &family, layers).1)
+        }
+        .boxed()
+    }
+}
+
+struct From(SourceKind, World);
+
+impl Puller for From {
+    fn kind(&self) -> SourceKind {
+        self.0
+    }
+
+    fn open(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<Blob, FetchError>> {
+        struct Fetching(Arc<watch::Sender<usize>>);
+        impl Drop for Fetching {
+            fn drop(&mut self) {
+                self.0.send_modify(|count| *count -= 1);
+            }
+        }
+        let (this, layer) = (self.1.clone(), layer.clone());
+        async move {
+            this.fetching.send_modify(|count| *count += 1);
+            let fetching = Fetching(this.fetching.clone());
+            let refused = this.come_by_async(Step::Open).await;
+            if refused || this.lock().bad_sources.contains(&layer.source) {
+                return Err(FetchError::Refused {
+                    blob: layer.key.to_string(),
+                    from: layer.source.to_string(),
+                    source: Box::new(broken(Step::Open)),
+                });
+            }
+            drop(fetching);
+            Ok(Blob { reader: Box::new(std::io::Cursor::new(vec![0])), lease: Box::new(()), size: Some(1) })
+        }
+        .boxed()
+    }
+}
+
+struct Staged(World, DiffId);
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        self.0.lock().staged -= 1;
+    }
+}
+
+impl Staging for Staged {
+    fn unpack(
+        self: Box<Self>,
+        layer: &LayerSpec,
+        blob: &mut dyn Read,
+        stop: &Stop,
+    ) -> Result<StoredLayer, UnpackError> {
+        let failed = self.0.come_by(Step::Unpack);
+        if stop.is_raised() {
+            return Err(UnpackError::Stopped { layer: layer.key.clone() });
+        }
+        let read = std::io::copy(blob, &mut std::io::sink());
+        if failed || read.is_err() {
+            return Err(UnpackError::Read { layer: layer.key.clone(), source: broken(Step::Unpack) });
+        }
+        self.0.lock().layers.insert(self.1.clone());
+        Ok(StoredLayer { diff_id: self.1.clone() })
+    }
+}
+
+struct Pin(World);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.lock().pins -= 1;
+    }
+}
+
+fn diff(key: &LayerKey) -> DiffId {
+    match key {
+        LayerKey::Diff(diff) => diff.clone(),
+        LayerKey::Blob(blob) => DiffId(blob.clone()),
+    }
+}
+
+fn store_error(step: Step) -> StoreError {
+    StoreError::Io { act: "use", path: PathBuf::from("/fake"), source: broken(step) }
+}
+
+impl Store for World {
+    fn find(&self, key: &LayerKey) -> Result<Option<StoredLayer>, StoreError> {
+        let diff_id = diff(key);
+        Ok(self.lock().layers.contains(&diff_id).then_some(StoredLayer { diff_id }))
+    }
+
+    fn claim(&self, key: &LayerKey) -> Result<Claim, StoreError> {
+        if self.come_by(Step::Claim) {
+            return Err(store_error(Step::Claim));
+        }
+        if let Some(stored) = self.find(key)? {
+            return Ok(Claim::Here(stored));
+        }
+        self.lock().staged += 1;
+        Ok(Claim::Mine(Box::new(Staged(self.clone(), diff(key)))))
+    }
+
+    fn show(&self, layer: &StoredLayer) -> Result<LayerDir, StoreError> {
+        if self.come_by(Step::Show) {
+            return Err(StoreError::Missing { layer: layer.diff_id.clone() });
+        }
+        let path = PathBuf::from("/fake/layers").join(layer.diff_id.0.hex());
+        Ok(LayerDir { diff_id: layer.diff_id.clone(), path, user_xattrs: false, hold: Arc::new(()) })
+    }
+
+    fn pin(&self, _: &[LayerKey]) -> Result<Box<dyn Send + Sync>, StoreError> {
+        self.lock().pins += 1;
+        Ok(Box::new(Pin(self.clone())))
+    }
+
+    fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>, StoreError> {
+        Ok(self.lock().images.get(&name.to_string()).cloned())
+    }
+
+    fn record_image(&self, record: &ImageRecord) -> Result<(), StoreError> {
+        if self.come_by(Step::RecordImage) {
+            return Err(store_error(Step::RecordImage));
+        }
+        self.lock().images.insert(record.plan.identity.name.to_string(), record.clone());
+        Ok(())
+    }
+
+    fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        Ok(self.lock().images.values().cloned().collect())
+    }
+
+    fn layer_bytes(&self, _: &StoredLayer) -> Result<u64, StoreError> {
+        Ok(1)
+    }
+
+    fn prune(&self, keep: &Keep, in_use: &[RootfsRecord]) -> Result<Pruned, StoreError> {
+        let mut inner = self.lock();
+        let used: BTreeSet<_> = in_use.iter().flat_map(|record| record.layers.iter().cloned()).collect();
+        let images = std::mem::take(&mut inner.images);
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            images.into_iter().partition(|(_, record)| keep.images.contains(&record.plan.identity.name));
+        inner.images = kept.into_iter().collect();
+        let named: BTreeSet<_> =
+            inner.images.values().flat_map(|record| record.layers.iter().map(|layer| layer.diff_id.clone())).collect();
+        let layers = std::mem::take(&mut inner.layers);
+        let (stay, go): (BTreeSet<_>, BTreeSet<_>) =
+            layers.into_iter().partition(|layer| used.contains(layer) || named.contains(layer));
+        inner.layers = stay;
+        Ok(Pruned {
+            images: gone.into_iter().map(|(_, record)| record.plan.identity.name).collect(),
+            layers: go.into_iter().collect(),
+            bytes: 0,
+        })
+    }
+
+    fn recover(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// A rootfs is being worked on, until this drops: also by a panic.
+struct Busy<'a>(&'a World, (ContainerId, RootfsId));
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.lock().mounting.remove(&self.1);
+    }
+}
+
+impl Backend for World {
+    fn name(&self) -> BackendName {
+        BackendName::Overlay
+    }
+
+    fn mount(&self, _: &[LayerDir], place: &RootfsPlace, _: &Stop) -> Result<Rootfs, MountError> {
+        let key = (place.container.clone(), place.id);
+        {
+            let mut inner = self.lock();
+            inner.history.push(format!("mount {} {}", place.container, place.id));
+            if !inner.mounting.insert(key.clone()) {
+                inner.overlaps += 1;
+            }
+        }
+        let busy = Busy(self, key.clone());
+        let failed = self.come_by(Step::Mount);
+        drop(busy);
+        let mut inner = self.lock();
+        if failed {
+            let source = Box::new(broken(Step::Mount));
+            return Err(MountError::Failed { backend: BackendName::Overlay, path: place.rootfs.clone(), source });
+        }
+        inner.mounted.insert(key);
+        let (id, backend) = (place.id, BackendName::Overlay);
+        Ok(Rootfs { id, backend, path: place.rootfs.clone(), read_only: false })
+    }
+
+    fn unmount(&self, place: &RootfsPlace) -> Result<bool, MountError> {
+        let key = (place.container.clone(), place.id);
+        {
+            let mut inner = self.lock();
+            inner.history.push(format!("unmount {} {}", place.container, place.id));
+            if !inner.mounting.insert(key.clone()) {
+                inner.overlaps += 1;
+            }
+        }
+        let busy = Busy(self, key.clone());
+        let failed = self.come_by(Step::Unmount);
+        drop(busy);
+        let mut inner = self.lock();
+        if failed {
+            let source = Box::new(broken(Step::Unmount));
+            return Err(MountError::Failed { backend: BackendName::Overlay, path: place.rootfs.clone(), source });
+        }
+        Ok(inner.mounted.remove(&key))
+    }
+}
+
+struct Name(World, ContainerId);
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.0.lock().names.remove(&self.1);
+    }
+}
+
+fn record_error(step: Step) -> RecordError {
+    RecordError::Io { act: "use", path: PathBuf::from("/fake"), source: broken(step) }
+}
+
+impl Records for World {
+    fn create(&self, id: &ContainerId) -> Result<Box<dyn Send + Sync>, RecordError> {
+        if self.come_by(Step::Create) {
+            return Err(record_error(Step::Create));
+        }
+        let mut inner = self.lock();
+        if inner.names.contains_key(id) || inner.containers.contains_key(id) {
+            return Err(RecordError::Exists { id: id.clone() });
+        }
+        inner.names.insert(id.clone(), true);
+        Ok(Box::new(Name(self.clone(), id.clone())))
+    }
+
+    fn adopt(&self, id: &ContainerId) -> Result<Option<Box<dyn Send + Sync>>, RecordError> {
+        let mut inner = self.lock();
+        if inner.names.contains_key(id) {
+            return Err(RecordError::Elsewhere { id: id.clone() });
+        }
+        if !inner.containers.contains_key(id) && !inner.rootfses.contains_key(id) {
+            return Ok(None);
+        }
+        inner.names.insert(id.clone(), true);
+        Ok(Some(Box::new(Name(self.clone(), id.clone()))))
+    }
+
+    fn sandbox(&self, id: &ContainerId) -> PathBuf {
+        PathBuf::from("/fake/containers").join(id.as_str()).join("sandbox")
+    }
+
+    fn place(&self, id: &ContainerId, backend: BackendName, rootfs: RootfsId) -> RootfsPlace {
+        let base = PathBuf::from("/fake/provisioner").join(id.as_str()).join(backend.to_string());
+        RootfsPlace {
+            container: id.clone(),
+            id: rootfs,
+            rootfs: base.join("rootfses").join(rootfs.to_string()),
+            scratch: base.join("scratch").join(rootfs.to_string()),
+        }
+    }
+
+    fn write_container(&self, record: &ContainerRecord) -> Result<(), RecordError> {
+        if self.come_by(Step::WriteContainer) {
+            return Err(record_error(Step::WriteContainer));
+        }
+        self.lock().containers.insert(record.id.clone(), record.clone());
+        Ok(())
+    }
+
+    fn write_rootfses(&self, id: &ContainerId, record: &RootfsRecord) -> Result<(), RecordError> {
+        if self.come_by(Step::WriteRootfses) {
+            return Err(record_error(Step::WriteRootfses));
+        }
+        self.lock().rootfses.insert(id.clone(), record.clone());
+        Ok(())
+    }
+
+    fn read(&self, id: &ContainerId) -> Result<Option<Found>, RecordError> {
+        Ok(self.list()?.into_iter().find(|found| found.id == *id))
+    }
+
+    fn list(&self) -> Result<Vec<Found>, RecordError> {
+        let inner = self.lock();
+        let ids: BTreeSet<_> = inner.containers.keys().chain(inner.rootfses.keys()).chain(inner.names.keys()).collect();
+        let found = |id: &ContainerId| Found {
+            id: id.clone(),
+            container: inner.containers.get(id).cloned(),
+            rootfses: inner.rootfses.get(id).cloned(),
+            owner: match inner.names.get(id) {
+                Some(true) => Owner::Us,
+                Some(false) => Owner::Other,
+                None => Owner::Nobody,
+            },
+        };
+        Ok(ids.into_iter().map(found).collect())
+    }
+
+    fn request_destroy(&self, id: &ContainerId) -> Result<(), RecordError> {
+        self.lock().requests.insert(id.clone());
+        self.notify.notify_waiters();
+        Ok(())
+    }
+
+    fn destroy_requested(&self, id: &ContainerId) -> bool {
+        self.lock().requests.contains(id)
+    }
+
+    fn remove(&self, id: &ContainerId) -> Result<(), RecordError> {
+        if self.come_by(Step::Remove) {
+            return Err(record_error(Step::Remove));
+        }
+        let mut inner = self.lock();
+        inner.containers.remove(id);
+        inner.rootfses.remove(id);
+        inner.requests.remove(id);
+        Ok(())
+    }
+
+    fn us(&self) -> ProcessIdentity {
+        ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "this boot".to_owned() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        0
+    }
+}
+
+struct Named(&'static str, World);
+
+impl Named {
+    fn error(&self, act: &'static str, container: &ContainerId, step: Step) -> IsolatorError {
+        IsolatorError { isolator: self.0, act, container: container.clone(), source: Box::new(broken(step)) }
+    }
+}
+
+impl Isolator for Named {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn prepare(&self, context: &LaunchContext, plan: &mut LaunchPlan) -> Result<(), IsolatorError> {
+        *self.1.lock().isolated.entry(context.id.clone()).or_default() += 1;
+        if self.1.come_by(Step::Prepare) {
+            return Err(self.error("prepare", &context.id, Step::Prepare));
+        }
+        plan.argv = Some(vec!["true".to_owned()]);
+        Ok(())
+    }
+
+    fn isolate(&self, container: &ContainerId, _: &ProcessIdentity) -> Result<(), IsolatorError> {
+        if self.1.come_by(Step::Isolate) {
+            return Err(self.error("isolate", container, Step::Isolate));
+        }
+        Ok(())
+    }
+
+    fn cleanup(&self, container: &ContainerId) -> Result<(), IsolatorError> {
+        {
+            let mut inner = self.1.lock();
+            inner.history.push(format!("cleanup {container} {}", self.0));
+            // Cleaning up what was never prepared is allowed and does nothing.
+            let mine = inner.isolated.entry(container.clone()).or_default();
+            *mine = (*mine - 1).max(0);
+        }
+        if self.1.come_by(Step::Cleanup) {
+            return Err(self.error("clean up", container, Step::Cleanup));
+        }
+        Ok(())
+    }
+}
+
+struct Process {
+    world: World,
+    container: ContainerId,
+    exit: watch::Sender<Option<ExitStatus>>,
+    dead: AtomicBool,
+}
+
+impl Launched for Process {
+    fn init(&self) -> ProcessIdentity {
+        ProcessIdentity { pid: 2, start_ticks: 2, boot_id: "this boot".to_owned() }
+    }
+
+    fn release(&self) -> Result<(), LaunchError> {
+        if self.world.come_by(Step::Release) {
+            let source = Box::new(broken(Step::Release));
+            return Err(LaunchError::Failed { container: self.container.clone(), source });
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> BoxFuture<'static, ExitStatus> {
+        let mut exit = self.exit.subscribe();
+        async move {
+            let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+            status.unwrap_or(ExitStatus::Signaled(9))
+        }
+        .boxed()
+    }
+
+    fn signal(&self, signal: i32) -> Result<(), LaunchError> {
+        self.exit.send_replace(Some(ExitStatus::Signaled(signal)));
+        Ok(())
+    }
+
+    fn kill_all(&self) -> Result<(), LaunchError> {
+        if self.world.come_by(Step::KillAll) {
+            let source = Box::new(broken(Step::KillAll));
+            return Err(LaunchError::Failed { container: self.container.clone(), source });
+        }
+        if !self.dead.swap(true, Ordering::SeqCst) {
+            self.world.lock().processes -= 1;
+        }
+        self.exit.send_if_modified(|status| {
+            let running = status.is_none();
+            status.get_or_insert(ExitStatus::Signaled(9));
+            running
+        });
+        Ok(())
+    }
+}
+
+impl Launcher for World {
+    fn start(&self, container: &ContainerId, _: LaunchPlan) -> Result<Arc<dyn Launched>, LaunchError> {
+        if self.come_by(Step::Start) {
+            let source = Box::new(broken(Step::Start));
+            return Err(LaunchError::Failed { container: container.clone(), source });
+        }
+        self.lock().processes += 1;
+        let exit = watch::Sender::new(None);
+        self.exits.lock().unwrap_or_else(PoisonError::into_inner).push(exit.clone());
+        let dead = AtomicBool::new(false);
+        Ok(Arc::new(Process { world: self.clone(), container: container.clone(), exit, dead }))
+    }
+
+    fn exec(&self, container: &ContainerId, _: ExecSpec) -> Result<Arc<dyn Launched>, LaunchError> {
+        Err(LaunchError::NotRunning { container: container.clone() })
+    }
+
+    fn signal(&self, _: &ContainerId, _: &ProcessIdentity, _: i32) -> Result<(), LaunchError> {
+        Ok(())
+    }
+
+    fn wait(
+        &self,
+        _: &ContainerId,
+        _: &ProcessIdentity,
+    ) -> BoxFuture<'static, Result<Option<ExitStatus>, LaunchError>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    fn kill_orphan(&self, _: &ContainerId, _: &ProcessIdentity) -> Result<(), LaunchError> {
+        Ok(())
+    }
+
+    fn is_alive(&self, _: &ProcessIdentity) -> bool {
+        true
+    }
+}

@@ -1,0 +1,153 @@
+//! Providers: one actor per image kind, from a name to layers in the store.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Context, Handler};
+use futures_util::FutureExt;
+use futures_util::future::try_join_all;
+use slog::Logger;
+
+use crate::error::{Gone, PullError, ResolveError, StoreError};
+use crate::flight::Flights;
+use crate::image::name::{ImageName, ImageRequest};
+use crate::image::plan::{ImagePlan, LayerKey, SourceKind};
+use crate::messages::{ImagePulled, PullImage, PullLayer, PulledImage, Resolve, Resolved, ResolvedImage};
+use crate::pool::{Pool, guarded};
+use crate::ports::{ImageRecord, Provider, Records, Store, StoredLayer};
+use crate::puller::PullerActor;
+use crate::reply::WhileWanted;
+
+/// What every request to a provider needs.
+pub(crate) struct ProviderDeps {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) disk: Pool,
+    pub(crate) pullers: BTreeMap<SourceKind, Addr<PullerActor>>,
+    pub(crate) log: Logger,
+}
+
+pub(crate) struct ProviderActor {
+    pub(crate) port: Arc<dyn Provider>,
+    pub(crate) deps: Rc<ProviderDeps>,
+    /// Resolutions under way, so that a thousand launches of one name ask its source once.
+    pub(crate) resolving: Rc<RefCell<Flights<ImageRequest, Resolved>>>,
+}
+
+impl Actor for ProviderActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(crate::system::MAILBOX);
+    }
+}
+
+impl Handler<Resolve> for ProviderActor {
+    type Result = WhileWanted<Resolved>;
+
+    fn handle(&mut self, Resolve { request }: Resolve, _: &mut Self::Context) -> Self::Result {
+        let (port, deps) = (self.port.clone(), self.deps.clone());
+        let start = || {
+            let request = request.clone();
+            guarded("provider", resolve(port, deps, request)).map(|resolved| resolved.map_err(Arc::new))
+        };
+        let flight = self.resolving.borrow_mut().join(request.clone(), start).0;
+        WhileWanted(flight.boxed_local())
+    }
+}
+
+async fn resolve(
+    port: Arc<dyn Provider>,
+    d: Rc<ProviderDeps>,
+    request: ImageRequest,
+) -> Result<ResolvedImage, ResolveError> {
+    // What a path names is asked every time: the file may be another now, and looking costs no network.
+    if request.cached && matches!(request.name, ImageName::Docker(_) | ImageName::Appc(_)) {
+        let (store, name) = (d.store.clone(), request.name.canonical());
+        match d.disk.run(move |_| whole_image(&*store, &name)).await {
+            Ok(Some((plan, stored))) => {
+                return Ok(ResolvedImage { plan: Arc::new(plan), stored: Some(stored) });
+            }
+            Ok(None) => {}
+            // A damaged record is worth no more than none: the source is asked, and the record written anew.
+            Err(error @ StoreError::Damaged { .. }) => {
+                slog::warn!(d.log, "a record of the store is not usable"; "error" => crate::error::chain(&error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let plan = port.resolve(request).await?;
+    Ok(ResolvedImage { plan: Arc::new(plan), stored: None })
+}
+
+/// The image by this name, if the store has it with every layer.
+fn whole_image(
+    store: &dyn Store,
+    name: &crate::image::name::ImageName,
+) -> Result<Option<(ImagePlan, Vec<StoredLayer>)>, StoreError> {
+    let Some(record) = store.image(name)? else { return Ok(None) };
+    for layer in &record.layers {
+        if store.find(&LayerKey::Diff(layer.diff_id.clone()))?.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some((record.plan, record.layers)))
+}
+
+impl Handler<PullImage> for ProviderActor {
+    type Result = WhileWanted<ImagePulled>;
+
+    fn handle(&mut self, PullImage { plan }: PullImage, _: &mut Self::Context) -> Self::Result {
+        WhileWanted(pull_image(self.deps.clone(), plan).boxed_local())
+    }
+}
+
+async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
+    let keys: Vec<_> = plan.layers.iter().map(|layer| layer.key.clone()).collect();
+    let (store, pinned) = (d.store.clone(), keys.clone());
+    // From before the first claim until the image is recorded nobody prunes what comes.
+    let _pin =
+        d.disk.run(move |_| store.pin(&pinned)).await.map_err(|error: StoreError| Arc::new(error.into()))?;
+    // An image may hold a layer twice; it is asked for once.
+    let mut distinct = BTreeMap::new();
+    for layer in &plan.layers {
+        distinct.entry(layer.key.clone()).or_insert_with(|| layer.clone());
+    }
+    let pulls = distinct.into_iter().map(|(key, layer)| {
+        let kind = layer.source.kind();
+        let puller = d.pullers.get(&kind).cloned();
+        async move {
+            let puller = puller.ok_or_else(|| Arc::new(PullError::NoPuller(kind)))?;
+            let pulled = puller.send(PullLayer { layer }).await;
+            let pulled = pulled.map_err(|_| Arc::new(PullError::Gone(Gone { actor: "puller" })))??;
+            Ok::<_, Arc<PullError>>((key, pulled))
+        }
+    });
+    // The first failure gives the other layers up, unless somebody else wants them.
+    let pulled: BTreeMap<_, _> = try_join_all(pulls).await?.into_iter().collect();
+    let layers: Vec<_> = keys.iter().filter_map(|key| pulled.get(key)).map(|one| one.layer.clone()).collect();
+    let (store, records) = (d.store.clone(), d.records.clone());
+    let (record_plan, record_layers) = ((*plan).clone(), layers.clone());
+    let recorded = d.disk.run(move |_| {
+        store.record_image(&ImageRecord {
+            plan: record_plan,
+            layers: record_layers,
+            pulled_ms: records.now_ms(),
+        })
+    });
+    recorded.await.map_err(|error: StoreError| Arc::new(error.into()))?;
+    let fetched = pulled.values().filter_map(|one| one.fetched_bytes);
+    let (bytes_fetched, layers_fetched) =
+        fetched.fold((0, 0), |(sum, count), bytes| (sum + bytes, count + 1));
+    slog::info!(d.log, "image pulled"; "image" => %plan.identity.name, "bytes" => bytes_fetched);
+    Ok(PulledImage {
+        identity: plan.identity.clone(),
+        layers,
+        runtime: plan.runtime.clone(),
+        bytes_fetched,
+        layers_fetched,
+        layers_reused: pulled.len() - layers_fetched,
+    })
+}

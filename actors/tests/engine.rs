@@ -1,0 +1,531 @@
+//! The engine on fakes: share, serialise, bound, and nothing left whatever happens. Gates hold steps where a race is
+//! wanted; no test sleeps.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use keelblock_actors::container::{
+    BackendName, CommandSpec, ContainerId, ContainerRecord, ContainerSpec, ExitStatus, PhaseName, ProcessIdentity,
+    RootfsId, RootfsRecord, VolumeSource, VolumeSpec,
+};
+use keelblock_actors::error::{ContainerError, JobLost, LaunchError, ProvisionError, chain};
+use keelblock_actors::fakes::{Act, Step, World, image};
+use keelblock_actors::image::name::{ImageName, ImageRequest};
+use keelblock_actors::launch::StdioSpec;
+use keelblock_actors::ports::{Keep, Store};
+use keelblock_actors::system::EngineLimits;
+
+fn id(text: &str) -> ContainerId {
+    text.parse().unwrap()
+}
+
+fn request(name: &str) -> ImageRequest {
+    ImageRequest::cached(name.parse::<ImageName>().unwrap())
+}
+
+fn spec(name: &str, image: &str) -> ContainerSpec {
+    ContainerSpec {
+        id: id(name),
+        image: Some(request(image)),
+        command: CommandSpec::default(),
+        volumes: Vec::new(),
+        read_only: false,
+        tty: false,
+        stdio: StdioSpec::Null,
+        effective_capabilities: None,
+        bounding_capabilities: None,
+    }
+}
+
+fn limits() -> EngineLimits {
+    EngineLimits { launches_max: 2000, fetches_max: 20, unpacks_max: 20, ..EngineLimits::default() }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn a_thousand_provisions_of_one_image_fetch_each_layer_once() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let names: Vec<_> = (0..1000).map(|n| id(&format!("c{n}"))).collect();
+        let provisions = names.iter().map(|name| engine.provision(name.clone(), request("app:20")));
+        for provisioned in join_all(provisions).await {
+            assert_eq!(provisioned.unwrap().image.layers.len(), 20);
+        }
+        assert_eq!((world.count(Step::Open), world.count(Step::Unpack)), (20, 20));
+        assert_eq!(world.count(Step::Mount), 1000);
+        for destroyed in join_all(names.iter().map(|name| engine.destroy(name.clone()))).await {
+            destroyed.unwrap();
+        }
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn one_layer_of_two_images_and_two_sources_is_fetched_once() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        world.close(Step::Open);
+        let both = async { tokio::join!(engine.pull(request("a.io/app:1")), engine.pull(request("b.io/app:1"))) };
+        let open = async {
+            world.reached(Step::Open, 1).await;
+            world.open_all();
+        };
+        let ((first, second), ()) = tokio::join!(both, open);
+        assert_eq!(first.unwrap().layers, second.unwrap().layers);
+        assert_eq!(world.count(Step::Open), 1);
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn the_last_waiter_leaving_stops_the_fetch_and_the_first_one_does_not() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        world.close(Step::Open);
+        let mut fetching = world.fetching();
+        let mut first = Box::pin(engine.pull(request("a.io/app:1")));
+        let mut second = Box::pin(engine.pull(request("b.io/app:1")));
+        tokio::select! {
+            _ = &mut first => unreachable!("the gate is closed"),
+            _ = &mut second => unreachable!("the gate is closed"),
+            () = async {
+                world.reached(Step::Open, 1).await;
+                // Both have resolved, so both are in the flight or about to be.
+                while world.count(Step::Resolve) < 2 { tokio::task::yield_now().await; }
+            } => {}
+        }
+        drop(first);
+        tokio::select! {
+            _ = &mut second => unreachable!("the gate is closed"),
+            () = tokio::time::sleep(std::time::Duration::ZERO) => {}
+        }
+        assert_eq!(*fetching.borrow(), 1, "the second still waits");
+        drop(second);
+        fetching.wait_for(|count| *count == 0).await.unwrap();
+
+        // The abandoned flight is not joined: the next one starts anew and succeeds.
+        world.open_all();
+        engine.pull(request("a.io/app:1")).await.unwrap();
+        assert_eq!(world.count(Step::Open), 2);
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_failed_flight_fails_its_waiters_and_nobody_after_them() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        world.once(Step::Unpack, Act::Fail);
+        let error = engine.pull(request("app:1")).await.unwrap_err();
+        assert!(matches!(&*error, ProvisionError::Pull { .. }), "{error:?}");
+        engine.pull(request("app:1")).await.unwrap();
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_follower_whose_leader_had_a_bad_source_tries_once_under_its_own() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let bad = image("bad.io/app:1", "app", 1).1.layers.remove(0).source;
+        world.refuse(bad);
+        world.close(Step::Open);
+        let lead = engine.pull(request("bad.io/app:1"));
+        let follow = async {
+            world.reached(Step::Open, 1).await;
+            let followers = join_all((0..10).map(|_| engine.pull(request("good.io/app:1"))));
+            let open = async {
+                while world.count(Step::Resolve) < 2 {
+                    tokio::task::yield_now().await;
+                }
+                world.open_all();
+            };
+            tokio::join!(followers, open).0
+        };
+        let (lead, followers) = tokio::join!(lead, follow);
+        assert!(lead.is_err());
+        assert!(followers.iter().all(Result::is_ok), "{followers:?}");
+        assert_eq!(world.count(Step::Open), 2, "ten followers share one second flight");
+        engine.shutdown().await;
+    });
+}
+
+/// Launches, and destroys as soon as `step` is reached; then nothing is left and the launch was told so.
+#[test]
+fn a_destroy_at_every_moment_of_a_launch_leaves_nothing() {
+    for step in Step::ALL {
+        if matches!(step, Step::KillAll | Step::Cleanup | Step::Unmount | Step::Remove) {
+            continue;
+        }
+        let world = World::default();
+        let engine = world.engine(limits());
+        runtime().block_on(async {
+            world.close(step);
+            let launch = engine.launch(spec("web", "app:3"));
+            let destroy = async {
+                world.reached(step, 1).await;
+                let destroy = engine.destroy(id("web"));
+                let open = async {
+                    // The destroy is in the table before the step goes on: it was sent first.
+                    let _ = engine.list().await;
+                    world.open_all();
+                };
+                tokio::join!(destroy, open).0
+            };
+            let (launched, destroyed) = tokio::join!(launch, destroy);
+            let error = launched.expect_err("it was destroyed meanwhile");
+            let told = chain(&*error);
+            assert!(told.contains("destroyed"), "{step:?}: {told}");
+            destroyed.unwrap_or_else(|error| panic!("{step:?}: {}", chain(&*error)));
+            assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?}");
+            engine.shutdown().await;
+        });
+    }
+}
+
+/// Launches, and leaves as soon as `step` is reached.
+#[test]
+fn a_launch_whose_asker_leaves_is_taken_down_at_every_moment() {
+    for step in Step::ALL {
+        if matches!(step, Step::KillAll | Step::Cleanup | Step::Unmount | Step::Remove) {
+            continue;
+        }
+        let world = World::default();
+        let engine = world.engine(limits());
+        runtime().block_on(async {
+            world.close(step);
+            let mut launch = Box::pin(engine.launch(spec("web", "app:3")));
+            tokio::select! {
+                _ = &mut launch => panic!("{step:?} is closed"),
+                () = world.reached(step, 1) => {}
+            }
+            drop(launch);
+            let _ = engine.list().await;
+            world.open_all();
+            // Gone is when the name is free again.
+            loop {
+                match engine.launch(spec("web", "app:3")).await {
+                    Ok(_) => break,
+                    Err(error) => assert!(matches!(&*error, ContainerError::Exists { .. }), "{step:?}: {error:?}"),
+                }
+                tokio::task::yield_now().await;
+            }
+            engine.destroy(id("web")).await.unwrap();
+            assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?}");
+            engine.shutdown().await;
+        });
+    }
+}
+
+#[test]
+fn a_failure_or_panic_of_any_port_is_an_error_of_that_launch_alone() {
+    for step in Step::ALL {
+        for act in [Act::Fail, Act::Panic] {
+            if matches!(step, Step::KillAll | Step::Cleanup | Step::Unmount | Step::Remove) {
+                continue;
+            }
+            let world = World::default();
+            let engine = world.engine(limits());
+            runtime().block_on(async {
+                world.once(step, act.clone());
+                let error = engine.launch(spec("web", "app:3")).await.expect_err("a port failed");
+                if matches!(act, Act::Panic) {
+                    let told = chain(&*error);
+                    assert!(told.contains("a fake panics at"), "{step:?}: {told}");
+                }
+                assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?} {act:?}");
+                let running = engine.launch(spec("web", "app:3")).await;
+                running.unwrap_or_else(|error| panic!("{step:?} {act:?}: {}", chain(&*error)));
+                engine.destroy(id("web")).await.unwrap();
+                assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?} {act:?}");
+                engine.shutdown().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_teardown_that_failed_is_told_whole_and_can_be_asked_for_again() {
+    for step in [Step::KillAll, Step::Cleanup, Step::Unmount, Step::Remove] {
+        for act in [Act::Fail, Act::Panic] {
+            let world = World::default();
+            let engine = world.engine(limits());
+            runtime().block_on(async {
+                engine.launch(spec("web", "app:3")).await.unwrap();
+                world.once(step, act.clone());
+                let error = engine.destroy(id("web")).await.expect_err("a port failed");
+                assert!(matches!(&*error, ContainerError::Teardown { .. }), "{step:?}: {error:?}");
+                engine.destroy(id("web")).await.unwrap_or_else(|error| panic!("{step:?}: {}", chain(&*error)));
+                assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?} {act:?}");
+                engine.shutdown().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn isolators_are_cleaned_up_in_reverse_before_the_rootfs_goes() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        engine.launch(spec("web", "app:1")).await.unwrap();
+        engine.destroy(id("web")).await.unwrap();
+        let expected = ["mount web 0", "cleanup web second", "cleanup web first", "unmount web 0"];
+        assert_eq!(world.history(), expected);
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn all_who_destroy_share_one_teardown() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        engine.launch(spec("web", "app:1")).await.unwrap();
+        let all = join_all((0..50).map(|_| engine.destroy(id("web")))).await;
+        assert!(all.iter().all(|one| matches!(one, Ok(Some(ExitStatus::Signaled(9))))), "{all:?}");
+        assert_eq!(world.count(Step::KillAll), 1);
+        assert_eq!(world.count(Step::Unmount), 1);
+        let error = engine.destroy(id("web")).await.unwrap_err();
+        assert!(matches!(&*error, ContainerError::Unknown { .. }));
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn work_on_one_rootfs_is_in_turn_and_different_ones_side_by_side() {
+    let world = World::default();
+    let engine = world.engine(EngineLimits { mounts_max: 8, ..limits() });
+    runtime().block_on(async {
+        world.close(Step::Mount);
+        let launches = join_all((0..8).map(|n| engine.launch(spec(&format!("c{n}"), "app:1"))));
+        let destroys = async {
+            // All eight are in their mount at once.
+            world.reached(Step::Mount, 8).await;
+            let destroys = join_all((0..8).map(|n| engine.destroy(id(&format!("c{n}")))));
+            let open = async {
+                let _ = engine.list().await;
+                world.open_all();
+            };
+            tokio::join!(destroys, open).0
+        };
+        let (_, destroyed) = tokio::join!(launches, destroys);
+        assert!(destroyed.iter().all(Result::is_ok), "{destroyed:?}");
+        // `leftovers` counts overlapping work on one rootfs.
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_launch_past_the_limit_is_refused_as_busy_and_admitted_later() {
+    let world = World::default();
+    let engine = world.engine(EngineLimits { launches_max: 2, ..limits() });
+    runtime().block_on(async {
+        world.close(Step::Mount);
+        let two = join_all([engine.launch(spec("a", "app:1")), engine.launch(spec("b", "app:1"))]);
+        let third = async {
+            world.reached(Step::Mount, 2).await;
+            let refused = engine.launch(spec("c", "app:1")).await;
+            world.open_all();
+            refused
+        };
+        let (two, third) = tokio::join!(two, third);
+        assert!(two.iter().all(Result::is_ok));
+        assert!(matches!(&*third.unwrap_err(), ContainerError::Busy { limit: 2 }));
+        engine.launch(spec("c", "app:1")).await.unwrap();
+        engine.shutdown().await;
+        assert_eq!(world.leftovers(), Vec::<String>::new(), "shutdown destroys what runs");
+    });
+}
+
+#[test]
+fn a_name_in_use_is_refused_and_its_owner_unharmed() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let running = engine.launch(spec("web", "app:1")).await.unwrap();
+        let error = engine.launch(spec("web", "app:1")).await.unwrap_err();
+        assert!(matches!(&*error, ContainerError::Exists { .. }), "{error:?}");
+        running.process.signal(15).unwrap();
+        assert_eq!(engine.wait(id("web")).await.unwrap(), Some(ExitStatus::Signaled(15)));
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn image_volumes_are_root_filesystems_of_the_same_container() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let volume = |image: &str| VolumeSpec {
+            container_path: "/data".into(),
+            read_only: true,
+            source: VolumeSource::Image(request(image)),
+        };
+        let with_volumes = ContainerSpec { volumes: vec![volume("data:2"), volume("more:2")], ..spec("web", "app:3") };
+        engine.launch(with_volumes).await.unwrap();
+        let found = engine.list().await.unwrap().remove(0);
+        let record = found.rootfses.unwrap();
+        assert_eq!((record.rootfses.len(), record.layers.len(), record.images.len()), (3, 7, 3));
+        // What any of its images needs survives a prune; what nobody needs does not.
+        engine.pull(request("idle:5")).await.unwrap();
+        let pruned = engine.prune(Keep::default()).await.unwrap();
+        assert_eq!(pruned.layers.len(), 5);
+        engine.destroy(id("web")).await.unwrap();
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+
+        // One volume's failure fails the launch and takes the others down.
+        world.once(Step::Resolve, Act::Fail);
+        let error = engine.launch(ContainerSpec { volumes: vec![volume("x:1")], ..spec("web", "y:1") }).await;
+        assert!(error.is_err());
+        assert_eq!(world.leftovers(), Vec::<String>::new());
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_warm_image_is_provisioned_without_asking_its_source() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        engine.provision(id("a"), request("app:4")).await.unwrap();
+        let again = engine.provision(id("b"), request("docker.io/library/app:4")).await.unwrap();
+        assert_eq!((again.image.layers_reused, again.image.layers_fetched), (4, 0));
+        assert_eq!(world.count(Step::Resolve), 1);
+        let fresh = ImageRequest { cached: false, ..request("app:4") };
+        engine.pull(fresh).await.unwrap();
+        assert_eq!((world.count(Step::Resolve), world.count(Step::Open)), (2, 4));
+        engine.shutdown().await;
+    });
+}
+
+fn planted(name: &str, phase: PhaseName, boot: &str, owner: bool) -> (ContainerRecord, RootfsRecord) {
+    let process = ProcessIdentity { pid: 7, start_ticks: 7, boot_id: "this boot".to_owned() };
+    let record = ContainerRecord {
+        id: id(name),
+        phase,
+        created_ms: 0,
+        owner: owner.then_some(process),
+        image: None,
+        rootfs: None,
+        init: None,
+        argv: Vec::new(),
+    };
+    let rootfses = RootfsRecord {
+        rootfses: vec![(RootfsId(0), BackendName::Overlay)],
+        boot_id: boot.to_owned(),
+        ..RootfsRecord::default()
+    };
+    (record, rootfses)
+}
+
+#[test]
+fn recovery_takes_down_what_dead_processes_left_and_nothing_else() {
+    let world = World::default();
+    for (name, phase, boot, owner, alive) in [
+        ("died", PhaseName::Running, "this boot", true, false),
+        ("stays", PhaseName::Provisioned, "this boot", false, false),
+        ("rebooted", PhaseName::Provisioned, "another boot", false, false),
+        ("theirs", PhaseName::Running, "this boot", true, true),
+    ] {
+        let (record, rootfses) = planted(name, phase, boot, owner);
+        world.plant(record, rootfses, alive);
+    }
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let taken: HashSet<_> = engine.recover().await.unwrap().into_iter().collect();
+        assert_eq!(taken, HashSet::from([id("died"), id("rebooted")]));
+        let left: Vec<_> = engine.list().await.unwrap().into_iter().map(|found| found.id).collect();
+        assert_eq!(left, [id("stays"), id("theirs")]);
+        // What stays is destroyed when asked for.
+        engine.destroy(id("stays")).await.unwrap();
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_container_of_another_process_is_destroyed_by_asking_it() {
+    let world = World::default();
+    let (record, rootfses) = planted("theirs", PhaseName::Running, "this boot", true);
+    world.plant(record, rootfses, true);
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let other = async {
+            while !world.was_requested(&id("theirs")) {
+                tokio::task::yield_now().await;
+            }
+            world.vanish(&id("theirs"));
+        };
+        let (destroyed, ()) = tokio::join!(engine.destroy(id("theirs")), other);
+        destroyed.unwrap();
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn another_process_can_ask_for_a_container_of_ours() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let running = engine.launch(spec("web", "app:1")).await.unwrap();
+        world.request(&id("web"));
+        assert_eq!(running.process.wait().await, ExitStatus::Signaled(9));
+        while !world.leftovers().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_stopped_engine_says_that_it_is_gone() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        engine.shutdown().await;
+        let error = engine.launch(spec("web", "app:1")).await.unwrap_err();
+        assert!(matches!(&*error, ContainerError::Gone(_)), "{error:?}");
+    });
+}
+
+#[test]
+fn errors_across_actors_keep_their_type() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let error = engine.kill(id("nobody"), 9).await.unwrap_err();
+        assert!(matches!(&*error, ContainerError::Unknown { .. }));
+        world.once(Step::Release, Act::Panic);
+        let error = engine.launch(spec("web", "app:1")).await.unwrap_err();
+        assert!(
+            matches!(&*error, ContainerError::Lost(JobLost::Panicked { pool: "launch", .. }) | ContainerError::Launch(LaunchError::Lost(_))),
+            "{error:?}"
+        );
+        let _: Arc<ContainerError> = error;
+        assert!(world.find_nothing());
+        engine.shutdown().await;
+    });
+}
+
+trait FindNothing {
+    fn find_nothing(&self) -> bool;
+}
+
+impl FindNothing for World {
+    fn find_nothing(&self) -> bool {
+        self.leftovers().is_empty() && self.images().is_ok()
+    }
+}

@@ -1,0 +1,68 @@
+//! Progress of a pull on a terminal: a bar for each layer.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::progress::{LayerEvent, NoObserver, Observer};
+
+/// Bars on standard error when that is a terminal and nobody asked for silence, else nothing.
+pub(super) fn observer(quiet: bool) -> Arc<dyn Observer> {
+    if quiet || !std::io::stderr().is_terminal() {
+        return Arc::new(NoObserver);
+    }
+    Arc::new(Bars { all: MultiProgress::new(), layers: Mutex::default() })
+}
+
+struct Bars {
+    all: MultiProgress,
+    layers: Mutex<HashMap<LayerKey, ProgressBar>>,
+}
+
+impl Observer for Bars {
+    fn layer(&self, key: &LayerKey, event: LayerEvent) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = layers.entry(key.clone()).or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::no_length());
+            bar.set_style(style("{prefix} {msg}"));
+            bar.set_prefix(short(key));
+            bar
+        });
+        match event {
+            LayerEvent::Started { total } => {
+                bar.set_style(style(match total {
+                    Some(_) => "{prefix} [{bar:30}] {bytes:>10}/{total_bytes:<10} {bytes_per_sec} {msg}",
+                    None => "{prefix} {spinner} {bytes} {bytes_per_sec} {msg}",
+                }));
+                bar.set_message("");
+                bar.reset();
+                if let Some(total) = total {
+                    bar.set_length(total);
+                }
+            }
+            LayerEvent::WaitingForOther => bar.set_message("another process is pulling it"),
+            LayerEvent::Fetched { bytes } => bar.inc(bytes),
+            LayerEvent::Reused => done(bar, "already here"),
+            LayerEvent::Committed => done(bar, "done"),
+            LayerEvent::Ended => done(bar, "ended"),
+        }
+    }
+}
+
+fn done(bar: &ProgressBar, message: &'static str) {
+    bar.set_style(style("{prefix} {msg}"));
+    bar.finish_with_message(message);
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+/// `sha256:e3b0c44298fc`: enough to tell layers apart.
+fn short(key: &LayerKey) -> String {
+    key.to_string().trim_start_matches("blob ").chars().take(19).collect()
+}

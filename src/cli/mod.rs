@@ -1,0 +1,180 @@
+//! The `keelblock` command: from arguments to an exit status.
+//!
+//! [`main`] reads the arguments, enters a user namespace where root is missing, builds the [`Config`], and hands
+//! over to one file per group of commands. What people read goes to standard output as tables; with `--json` one
+//! document does; logs, progress and errors go to standard error.
+
+mod args;
+mod bars;
+mod containers;
+mod images;
+mod output;
+mod run;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::ArgMatches;
+use keelblock_actors::error::{ContainerError, LaunchError, ProvisionError, PullError, ResolveError, chain};
+use keelblock_actors::messages::PruneError;
+use keelblock_actors::progress::{NoObserver, Observer};
+use slog::Logger;
+
+use crate::agent::{Agent, AgentError};
+use crate::config::{Config, ConfigError};
+use crate::rootless;
+use output::{Output, one_line};
+
+/// Exit status when keelblock itself failed (podman's `run`).
+pub const EXIT_OWN_FAILURE: u8 = 125;
+/// Exit status for wrong usage.
+pub const EXIT_USAGE: u8 = 2;
+
+/// What went wrong in a command, and the exit status that says so.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Rootless(#[from] rootless::RootlessError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error(transparent)]
+    Container(#[from] Arc<ContainerError>),
+    #[error(transparent)]
+    Provision(#[from] Arc<ProvisionError>),
+    #[error(transparent)]
+    Resolve(#[from] Arc<ResolveError>),
+    #[error(transparent)]
+    Pull(#[from] Arc<PullError>),
+    #[error(transparent)]
+    Prune(#[from] Arc<PruneError>),
+    #[error("no container or image {0:?}; see keelblock ps and keelblock images")]
+    Unknown(String),
+    #[error("{0} is not there yet in this version")]
+    NotYet(&'static str),
+    #[error("cannot {act}")]
+    Io {
+        act: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{}", one_line(.0))]
+    Several(String),
+}
+
+impl CliError {
+    fn exit_status(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Config(_) => EXIT_USAGE,
+            Self::Container(error) => match &**error {
+                ContainerError::Launch(LaunchError::CommandNotFound { .. }) => 127,
+                ContainerError::Launch(LaunchError::CommandNotExecutable { .. }) => 126,
+                _ => EXIT_OWN_FAILURE,
+            },
+            _ => EXIT_OWN_FAILURE,
+        }
+    }
+}
+
+/// What every command gets.
+struct Context<'a> {
+    matches: &'a ArgMatches,
+    config: Config,
+    log: Logger,
+    output: Output,
+    quiet: bool,
+}
+
+impl Context<'_> {
+    /// The agent of this command, after taking down what dead processes left.
+    fn agent(&self, observer: Arc<dyn Observer>) -> Result<Agent, CliError> {
+        Ok(Agent::start(self.config.clone(), observer, self.log.clone())?)
+    }
+
+    /// An agent for commands that only reach for processes of others: it takes nothing down.
+    fn onlooker(&self) -> Result<Agent, CliError> {
+        self.quiet_agent()
+    }
+
+    /// As [`Self::agent`], for commands that pull nothing.
+    fn quiet_agent(&self) -> Result<Agent, CliError> {
+        self.agent(Arc::new(NoObserver))
+    }
+}
+
+/// Runs the command of this process's arguments.
+pub fn main() -> ExitCode {
+    let matches = match args::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    let Some((name, sub)) = matches.subcommand() else { return ExitCode::from(EXIT_USAGE) };
+    let output = Output::new(sub.get_flag("json"));
+    match dispatch(name, sub, output.clone()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            let status = error.exit_status();
+            let text = one_line(&chain(&error as &dyn Error));
+            eprintln!("keelblock: {text}");
+            output.failure(&text, status);
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn dispatch(name: &str, sub: &ArgMatches, output: Output) -> Result<u8, CliError> {
+    match name {
+        "completions" => return images::completions(sub),
+        "man" => return images::man(),
+        "reference" => return images::reference(sub, &output),
+        "agent" => return Err(CliError::NotYet("the agent with its operator API")),
+        "record" | "replay" => return Err(CliError::NotYet("recording and replaying pulls")),
+        _ => {}
+    }
+    let file = sub.get_one::<String>("config").cloned().or_else(|| std::env::var("KEELBLOCK_CONFIG").ok());
+    // Commands that only look at processes of an earlier command must stay where those processes are visible
+    // and reachable: a process in another user namespace may not signal or join them.
+    if !matches!(name, "kill" | "exec" | "wait") {
+        rootless::enter_if_needed()?;
+    }
+    let mut config = Config::layered(
+        file.as_deref().map(std::path::Path::new),
+        |name| std::env::var(name).ok(),
+        args::typed_flags(sub),
+    )?;
+    config.mounts_must_outlive = name == "provision";
+    let (log, flush) = crate::logging::to_stderr(config.log_level, config.log_json);
+    for flag in &config.without_effect {
+        slog::warn!(log, "a flag has no effect here"; "flag" => flag);
+    }
+    let quiet = sub.get_flag("quiet");
+    let context = Context { matches: sub, config, log, output, quiet };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| CliError::Io { act: "start the runtime", source })?;
+    let result = runtime.block_on(async {
+        match name {
+            "pull" => images::pull(&context).await,
+            "images" => images::list(&context).await,
+            "prune" => images::prune(&context).await,
+            "inspect" => containers::inspect(&context).await,
+            "provision" => containers::provision(&context).await,
+            "destroy" => containers::destroy(&context).await,
+            "ps" => containers::list(&context).await,
+            "kill" => containers::kill(&context).await,
+            "wait" => containers::wait(&context).await,
+            "exec" => run::exec(&context).await,
+            _ => run::run(&context).await,
+        }
+    });
+    drop(flush);
+    result
+}

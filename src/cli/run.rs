@@ -1,0 +1,318 @@
+//! `run` and `exec`: a command in a container, with this process's streams, terminal and signals.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ArgMatches;
+use keelblock_actors::container::{
+    CommandSpec, ContainerId, ContainerSpec, ExitStatus, VolumeSource, VolumeSpec,
+};
+use keelblock_actors::image::name::ImageRequest;
+use keelblock_actors::launch::{CapabilitySet, StdioSpec};
+use keelblock_actors::ports::{ExecSpec, Launched};
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::containers::container_id;
+use super::images::{image_json, image_name};
+use super::{CliError, Context, bars};
+use crate::agent::Agent;
+use crate::isolator::capabilities;
+
+pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
+    let spec = spec(context)?;
+    let id = spec.id.clone();
+    let mut signals = Signals::listen()?;
+    context
+        .output
+        .keep_containers_off()
+        .map_err(|source| CliError::Io { act: "set standard output aside", source })?;
+    let agent = context.agent(bars::observer(context.quiet))?;
+    let result = run_with(&agent, spec, &mut signals).await;
+    // Whatever happened, the container goes; a failed launch has taken itself down already.
+    let destroyed = match &result {
+        Ok(_) => agent.destroy(id.clone()).await.map(|_| ()),
+        Err(_) => Ok(()),
+    };
+    agent.shutdown().await;
+    let (status, image) = result?;
+    destroyed?;
+    if context.output.is_json() {
+        let document = json!({ "container_id": id, "exit_status": status.code(), "image": image });
+        context.output.print(&document, String::new);
+    }
+    Ok(exit_code(status))
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    u8::try_from(status.code()).unwrap_or(u8::MAX)
+}
+
+async fn run_with(
+    agent: &Agent,
+    spec: ContainerSpec,
+    signals: &mut Signals,
+) -> Result<(ExitStatus, serde_json::Value), CliError> {
+    let (id, tty) = (spec.id.clone(), spec.tty);
+    let mut launch = std::pin::pin!(agent.launch(spec));
+    let running = tokio::select! {
+        running = &mut launch => running?,
+        number = signals.next() => {
+            // Nobody wants it any more: the launch ends, the pull with it if nobody else waits.
+            let _ = agent.destroy(id).await;
+            let _ = launch.await;
+            return Ok((ExitStatus::Signaled(number), json!(null)));
+        }
+    };
+    let image = running.image.as_ref().map(image_json);
+    let terminal = if tty { agent.attach(&id) } else { None };
+    let status = wait_forwarding(&running.process, signals).await;
+    drop(terminal);
+    Ok((status, json!(image)))
+}
+
+/// How the command ended; every signal that comes meanwhile goes to it.
+async fn wait_forwarding(process: &Arc<dyn Launched>, signals: &mut Signals) -> ExitStatus {
+    let mut ended = process.wait();
+    loop {
+        tokio::select! {
+            status = &mut ended => return status,
+            // A command that is gone by now needs no signal.
+            number = signals.next() => { let _ = process.signal(number); }
+        }
+    }
+}
+
+pub(super) async fn exec(context: &Context<'_>) -> Result<u8, CliError> {
+    let matches = context.matches;
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let id = container_id(&text("id").unwrap_or_default())?;
+    let mut argv: Vec<_> = matches.get_many::<String>("argv").into_iter().flatten().cloned().collect();
+    if argv.first().is_some_and(|first| first == "--") {
+        argv.remove(0);
+    }
+    let spec = ExecSpec {
+        argv,
+        environment: environment(matches)?,
+        user: text("user"),
+        working_directory: text("workdir").map(PathBuf::from),
+        tty: wants_terminal(matches),
+    };
+    let tty = spec.tty;
+    let mut signals = Signals::listen()?;
+    context
+        .output
+        .keep_containers_off()
+        .map_err(|source| CliError::Io { act: "set standard output aside", source })?;
+    let agent = context.onlooker()?;
+    let result = agent.exec(id.clone(), spec).await;
+    let status = match result {
+        Ok(executed) => {
+            let terminal = if tty { agent.attach_exec(&executed.process) } else { None };
+            let status = wait_forwarding(&executed.process, &mut signals).await;
+            drop(terminal);
+            Ok(status)
+        }
+        Err(error) => Err(error),
+    };
+    agent.shutdown().await;
+    let status = status?;
+    if context.output.is_json() {
+        context.output.print(&json!({ "container_id": id, "exit_status": status.code() }), String::new);
+    }
+    Ok(exit_code(status))
+}
+
+/// The container that the options of `run` describe.
+fn spec(context: &Context<'_>) -> Result<ContainerSpec, CliError> {
+    let matches = context.matches;
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let many =
+        |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
+    let mut argv = many("argv");
+    let image = if matches.get_flag("host_root") {
+        None
+    } else {
+        let name = argv.first().cloned().unwrap_or_default();
+        argv.drain(..1);
+        Some(ImageRequest::cached(image_name(&name)?))
+    };
+    if argv.first().is_some_and(|first| first == "--") {
+        argv.remove(0);
+    }
+    if image.is_none() && argv.is_empty() {
+        return Err(CliError::Usage("--host_root needs a command to run".to_owned()));
+    }
+    let mut volumes = Vec::new();
+    for text in many("volume") {
+        let (source, container_path, read_only) = volume(&text, "volume")?;
+        let host =
+            std::path::absolute(&source).map_err(|source| CliError::Io { act: "find the volume", source })?;
+        volumes.push(VolumeSpec { container_path, read_only, source: VolumeSource::HostPath(host) });
+    }
+    for text in many("volume_image") {
+        let (source, container_path, read_only) = volume(&text, "volume_image")?;
+        let request = ImageRequest::cached(image_name(&source)?);
+        volumes.push(VolumeSpec { container_path, read_only, source: VolumeSource::Image(request) });
+    }
+    let shell = matches.get_flag("shell");
+    let mut command = CommandSpec {
+        shell,
+        value: None,
+        arguments: argv,
+        environment: environment(matches)?,
+        user: text("user"),
+        working_directory: text("workdir").map(PathBuf::from),
+    };
+    match text("entrypoint") {
+        Some(_) if shell => {
+            return Err(CliError::Usage("--shell and --entrypoint exclude each other".to_owned()));
+        }
+        Some(file) => {
+            command.arguments.insert(0, file.clone());
+            command.value = Some(file);
+        }
+        None if shell => command.value = Some(command.arguments.drain(..).collect::<Vec<_>>().join(" ")),
+        // Without an image there is no entrypoint to add to: the arguments are the command.
+        None if image.is_none() => command.value = command.arguments.first().cloned(),
+        None => {}
+    }
+    let id = match text("id") {
+        Some(id) => container_id(&id)?,
+        None => random_id(),
+    };
+    let effective = capability_changes(context, &many("cap_add"), &many("cap_drop"))?;
+    let tty = wants_terminal(matches);
+    Ok(ContainerSpec {
+        id,
+        image,
+        command,
+        volumes,
+        read_only: matches.get_flag("read_only"),
+        tty,
+        stdio: StdioSpec::Inherit,
+        effective_capabilities: effective,
+        bounding_capabilities: None,
+    })
+}
+
+fn wants_terminal(matches: &ArgMatches) -> bool {
+    matches.get_flag("tty") || (std::io::stdin().is_terminal() && std::io::stdout().is_terminal())
+}
+
+fn environment(matches: &ArgMatches) -> Result<Vec<(String, String)>, CliError> {
+    let variables = matches.get_many::<String>("env").into_iter().flatten();
+    let split = |text: &String| match text.split_once('=') {
+        Some(("", _)) | None => {
+            Err(CliError::Usage(format!("--env={text}: expected NAME=VALUE, the value may be empty")))
+        }
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+    };
+    variables.map(split).collect()
+}
+
+/// `SOURCE:PATH[:ro|:rw]`; colons of the source are kept.
+fn volume(text: &str, flag: &str) -> Result<(String, PathBuf, bool), CliError> {
+    let wrong = || CliError::Usage(format!("--{flag}={text}: expected SOURCE:PATH or SOURCE:PATH:ro"));
+    let (rest, read_only) = match text.rsplit_once(':') {
+        Some((rest, "ro")) => (rest, true),
+        Some((rest, "rw")) => (rest, false),
+        Some(_) => (text, false),
+        None => return Err(wrong()),
+    };
+    let (source, path) = rest.rsplit_once(':').ok_or_else(wrong)?;
+    if source.is_empty() || path.is_empty() {
+        return Err(wrong());
+    }
+    Ok((source.to_owned(), PathBuf::from(path), read_only))
+}
+
+/// `None` when nothing was asked for.
+fn capability_changes(
+    context: &Context<'_>,
+    add: &[String],
+    drop: &[String],
+) -> Result<Option<CapabilitySet>, CliError> {
+    if add.is_empty() && drop.is_empty() {
+        return Ok(None);
+    }
+    let union = |texts: &[String]| {
+        texts.iter().try_fold(0, |set, text| match capabilities::parse_set(text) {
+            Ok(more) => Ok(set | more.0),
+            Err(error) => Err(CliError::Usage(error.to_string())),
+        })
+    };
+    let base = context.config.effective_capabilities.unwrap_or(capabilities::DEFAULT);
+    Ok(Some(CapabilitySet((base.0 | union(add)?) & !union(drop)?)))
+}
+
+/// Twelve hex digits, as other tools make them; a clash is refused, not harmful.
+fn random_id() -> ContainerId {
+    use std::hash::{BuildHasher, Hasher};
+    loop {
+        let mut hasher = std::hash::RandomState::new().build_hasher();
+        hasher.write_u32(std::process::id());
+        let text = format!("{:012x}", hasher.finish() >> 16);
+        if let Ok(id) = text.parse() {
+            return id;
+        }
+    }
+}
+
+/// The signals that go on to the container's command.
+struct Signals(Vec<(i32, Signal)>);
+
+impl Signals {
+    fn listen() -> Result<Self, CliError> {
+        let kinds = [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::terminate(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::alarm(),
+        ];
+        let listen = |kind: SignalKind| {
+            signal(kind)
+                .map(|stream| (kind.as_raw_value(), stream))
+                .map_err(|source| CliError::Io { act: "listen for signals", source })
+        };
+        kinds.into_iter().map(listen).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The number of the next signal. Cancel safe.
+    async fn next(&mut self) -> i32 {
+        std::future::poll_fn(|cx| {
+            for (number, stream) in &mut self.0 {
+                if let std::task::Poll::Ready(Some(())) = stream.poll_recv(cx) {
+                    return std::task::Poll::Ready(*number);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_keeps_the_colons_of_its_source() {
+        let volume =
+            |text| volume(text, "volume").map(|(source, path, ro)| (source, path.display().to_string(), ro));
+        assert_eq!(volume("/a:/b").unwrap(), ("/a".to_owned(), "/b".to_owned(), false));
+        assert_eq!(volume("h:5000/i:t:/b:ro").unwrap(), ("h:5000/i:t".to_owned(), "/b".to_owned(), true));
+        for text in ["/a", ":/b", "/a:", ":ro", "/a:ro"] {
+            assert!(volume(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn random_ids_are_valid_and_differ() {
+        assert_ne!(random_id(), random_id());
+    }
+}

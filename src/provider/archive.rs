@@ -1,1 +1,0 @@
-//! Image archives and layouts on this machine.

@@ -1,1 +1,0 @@
-//! Pure parsing of manifests, indexes and configs.

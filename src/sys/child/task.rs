@@ -1,0 +1,221 @@
+//! The command's own process, from fork to exec.
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+
+use libc::{c_int, c_ulong};
+
+use super::{
+    Detail, EMPTY, Fault, Missing, Outcome, Program, Report, State, call, close, errno, give_up, mounts,
+    perform_all, prctl, walk,
+};
+
+/// Goes through the task's ops and becomes the command, or reports why not.
+pub(super) fn run(program: &mut Program, state: &mut State) -> ! {
+    let report = program.report;
+    if let Err(failed) = perform_all(&program.task, &mut program.slots, state, 1) {
+        give_up(report, failed);
+    }
+    let errno = execute(program);
+    give_up(report, Report { stage: 2, index: 0, detail: 0, errno })
+}
+
+/// execve(2) of one candidate after another; returns why the last that was there, or any, was not executed.
+fn execute(program: &Program) -> i32 {
+    // Made by us for children only: nothing of it may reach the command.
+    // SAFETY: numbers only.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3 as c_ulong, c_ulong::from(u32::MAX), libc::CLOSE_RANGE_CLOEXEC)
+    };
+    unblock_signals();
+    let mut reason = libc::ENOENT;
+    for candidate in &program.candidates {
+        // SAFETY: a C string, and two arrays of C strings that end with a null pointer.
+        unsafe {
+            libc::execve(
+                candidate.as_ptr(),
+                program.argv.pointers.as_ptr(),
+                program.environment.pointers.as_ptr(),
+            )
+        };
+        match errno() {
+            libc::ENOENT | libc::ENOTDIR => {}
+            // As execvp(3): a later directory may have one that can be executed.
+            libc::EACCES => reason = libc::EACCES,
+            errno => return errno,
+        }
+    }
+    reason
+}
+
+fn unblock_signals() {
+    let none: u64 = 0;
+    // SAFETY: the kernel reads 8 bytes of the set and writes nothing.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null_mut::<u64>(),
+            8,
+        )
+    };
+}
+
+pub(super) fn directory(path: &CStr) -> Outcome {
+    let at = walk::find(path, Missing::Directory)?
+        .ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
+    // SAFETY: a number.
+    let outcome = call(unsafe { libc::fchdir(at) }.into()).map(drop);
+    close(at);
+    outcome
+}
+
+/// Opens a new terminal, sends its master over the socket, answers the other end.
+pub(super) fn terminal(socket: RawFd, console: bool) -> Result<RawFd, Fault> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // By walk: `/dev` of an image may be a link to anywhere inside.
+    let devpts = walk::find(c"/dev/pts", Missing::Fail)?
+        .ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
+    // SAFETY: a static C string.
+    let master = unsafe { libc::openat(devpts, c"ptmx".as_ptr(), flags) };
+    if master < 0 {
+        let errno = errno();
+        close(devpts);
+        return Err(Fault { detail: Detail::Itself, errno });
+    }
+    let outcome = slave(master, devpts, console).and_then(|slave| {
+        send(socket, master)?;
+        Ok(slave)
+    });
+    close(devpts);
+    close(master);
+    outcome
+}
+
+fn slave(master: RawFd, devpts: RawFd, console: bool) -> Result<RawFd, Fault> {
+    let unlocked: c_int = 0;
+    // SAFETY: reads one int.
+    call(unsafe { libc::ioctl(master, libc::TIOCSPTLCK, &raw const unlocked) }.into())?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes open flags by value.
+    let slave = call(unsafe { libc::ioctl(master, libc::TIOCGPTPEER, flags) }.into())? as RawFd;
+    if console {
+        let mut number: libc::c_uint = 0;
+        // SAFETY: writes one int.
+        call(unsafe { libc::ioctl(master, libc::TIOCGPTN, &raw mut number) }.into())?;
+        bind_console(devpts, number)?;
+    }
+    Ok(slave)
+}
+
+/// `/dev/console` is the terminal, as programs expect that log there.
+fn bind_console(devpts: RawFd, number: u32) -> Outcome {
+    let mut digits = [0u8; 11];
+    let mut at = digits.len() - 1;
+    let mut number = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    let Ok(name) = CStr::from_bytes_with_nul(&digits[at..]) else {
+        return Err(Fault { detail: Detail::Itself, errno: libc::EINVAL });
+    };
+    let tree = mounts::clone_tree(devpts, name, 0)?;
+    mounts::place(tree, c"/dev/console", Missing::File)
+}
+
+/// Sends a descriptor over a socket.
+fn send(socket: RawFd, fd: RawFd) -> Outcome {
+    const SPACE: usize = 64;
+    #[repr(align(8))]
+    struct Control([u8; SPACE]);
+    let mut control = Control([0; SPACE]);
+    let mut byte = 0u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: all zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: plain arithmetic on a length.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<c_int>() as u32) } as _;
+    // SAFETY: the control buffer is aligned and longer than CMSG_SPACE of one int, so the first header and its
+    // data lie inside it.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(fd);
+        call(libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) as _).map(drop)
+    }
+}
+
+pub(super) fn control_terminal(slave: RawFd) -> Outcome {
+    // SAFETY: takes a number.
+    call(unsafe { libc::ioctl(slave, libc::TIOCSCTTY, 0) }.into())?;
+    for stream in 0..3 {
+        // SAFETY: numbers only.
+        call(unsafe { libc::dup2(slave, stream) }.into())?;
+    }
+    Ok(())
+}
+
+/// A user who is not root could not open `/dev/stdout` again were it a pipe of root's. What is not ours (a file
+/// or terminal of the caller's) keeps its owner.
+pub(super) fn own_streams(uid: libc::uid_t, files_too: bool, terminal: RawFd) -> Outcome {
+    for stream in 0..3 {
+        // SAFETY: all zero is a valid `stat`, which the kernel overwrites.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: `stat` is writable, the name a static C string.
+        if unsafe { libc::fstatat(stream, EMPTY.as_ptr(), &mut stat, libc::AT_EMPTY_PATH) } != 0 {
+            continue;
+        }
+        let kind = stat.st_mode & libc::S_IFMT;
+        if terminal >= 0 || kind == libc::S_IFIFO || (files_too && kind == libc::S_IFREG) {
+            // A convenience: without it the stream itself still works. SAFETY: numbers only.
+            let _ = unsafe { libc::fchown(stream, uid, u32::MAX) };
+        }
+    }
+    Ok(())
+}
+
+/// `struct __user_cap_header_struct` and two `__user_cap_data_struct` of capset(2), version 3.
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: c_int,
+}
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Half {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Effective and permitted set alike.
+pub(super) fn capabilities(permitted: u64, inheritable: u64) -> Outcome {
+    let header = Header { version: 0x2008_0522, pid: 0 };
+    let half = |shift: u32| Half {
+        effective: (permitted >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
+    };
+    let halves = [half(0), half(32)];
+    // SAFETY: version 3 reads one header and two halves.
+    call(unsafe { libc::syscall(libc::SYS_capset, &raw const header, halves.as_ptr()) }).map(drop)
+}
+
+pub(super) fn ambient(list: &[c_ulong]) -> Outcome {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong, 0)?;
+    for capability in list {
+        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as c_ulong, *capability)?;
+    }
+    Ok(())
+}
