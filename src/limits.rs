@@ -46,6 +46,8 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// Bytes of a token server's answer, and of an error answer that is read for its message. 64 KiB.
     pub answer_bytes_max: u64,
+    /// For how long a token of a registry is used, whatever lifetime its server claims. 1 h.
+    pub token_lifetime_max: Duration,
 }
 
 impl Default for Limits {
@@ -71,6 +73,7 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),
             answer_bytes_max: 64 << 10,
+            token_lifetime_max: Duration::from_secs(3600),
         }
     }
 }

@@ -177,6 +177,26 @@ fn a_debian_runs_apt_get() {
     room.expect_no_leftovers();
 }
 
+/// A bundled image, which lies in the repository as `docker save` wrote it.
+fn bundled(name: &str) -> String {
+    format!("docker-archive:{}/fixtures/images/{name}.tar", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_bundled_images_run_from_a_registry_as_they_do_from_their_archives() {
+    need_root!();
+    need_programs!("docker-registry", "skopeo");
+    let room = Room::new("bundled");
+    let registry = Registry::start(&room.join("registry"));
+    for name in ["hello", "single", "layers", "entrypoint"] {
+        registry.push(&bundled(name), &format!("{name}:1"), &[]);
+        let local = room.keelblock(["run", &bundled(name)]).run().ok().stdout();
+        assert!(!local.is_empty(), "{name} says nothing: it proves nothing");
+        room.keelblock(["run", &registry.image(&format!("{name}:1"))]).run().ok().printed(&local);
+    }
+    room.expect_no_leftovers();
+}
+
 /// A layer with one of everything that tars can say, over a Debian.
 fn everything() -> Layer {
     let long = format!("opt/{}/{}/{}", "d".repeat(120), "e".repeat(120), "f".repeat(200));
@@ -288,43 +308,62 @@ fn excused(_difference: &Difference) -> Option<&'static str> {
     None
 }
 
-#[test]
-fn the_root_filesystem_is_that_of_umoci_entry_by_entry() {
-    need_root!();
-    need_programs!("docker-registry", "skopeo", "debootstrap", "umoci", "tar");
-    let Some(tar) = debian_tar() else { return };
-    // On the disk, not in memory: tmpfs has no user xattrs on older kernels.
-    let room = Room::below(Path::new(env!("CARGO_TARGET_TMPDIR")), "umoci");
-    let registry = Registry::start(&room.join("registry"));
-    Image::new()
-        .compressed(fs::read(tar).unwrap(), Compression::Gzip)
-        .layer(everything())
-        .compressed(sparse(&room, "pax").0, Compression::Gzip)
-        .write_oci(&room.join("oci"), "latest");
-    registry.push(
-        &format!("oci:{}:latest", room.join("oci").display()),
-        "everything:1",
-        &["--format", "oci"],
-    );
-    let bundle = room.join("bundle");
-    let image = format!("{}:latest", room.join("oci").display());
-    run_program("umoci", ["unpack", "--image", &image, path(&bundle)]);
+/// Provisions an image with overlay and with copy, and holds the trees against that of `umoci unpack`.
+fn compare_with_umoci(room: &Room, layout: &Path, reference: &str, layers: usize) -> Tree {
+    let bundle = room.join(format!("{}-bundle", layout.file_name().unwrap().to_str().unwrap()));
+    run_program("umoci", ["unpack", "--image", &format!("{}:latest", path(layout)), path(&bundle)]);
     let theirs = Tree::read(&bundle.join("rootfs"));
-    assert!(theirs.len() > 5000, "a Debian has more than {} entries", theirs.len());
-    assert!(!theirs.has("etc/issue") && !theirs.has("etc/apt/apt.conf.d") && theirs.has("opt/null"));
-
     for backend in ["overlay", "copy"] {
         let flag = format!("--image_provisioner_backend={backend}");
-        let reference = registry.image("everything:1");
-        let args = [&flag, "provision", "--json", "--id", backend, &reference];
+        let args = [&flag, "provision", "--json", "--id", backend, reference];
         let said = room.keelblock(args).run().ok().json();
         assert_eq!(said["backend"], backend);
-        assert_eq!(said["layers"].as_array().map(Vec::len), Some(3), "{said}");
+        assert_eq!(said["layers"].as_array().map(Vec::len), Some(layers), "{said}");
         let rootfs = said["rootfs"].as_str().expect("the document names the root filesystem").to_owned();
         let ours = Tree::read(Path::new(&rootfs));
         theirs.expect_same("umoci", &ours, backend, excused);
         room.keelblock(["destroy", backend]).run().ok();
         assert!(!Path::new(&rootfs).exists(), "{rootfs} outlived its container");
     }
+    theirs
+}
+
+#[test]
+fn the_root_filesystems_of_the_bundled_images_are_those_of_umoci() {
+    need_root!();
+    need_programs!("skopeo", "umoci");
+    let room = on_disk("bundled-trees");
+    for (name, layers) in [("hello", 2), ("single", 1), ("layers", 7), ("devices", 1)] {
+        let layout = room.join(name);
+        let target = format!("oci:{}:latest", layout.display());
+        run_program("skopeo", ["--insecure-policy", "copy", "--quiet", &bundled(name), &target]);
+        let theirs = compare_with_umoci(&room, &layout, &bundled(name), layers);
+        assert!(theirs.len() > 3, "{name} is empty");
+    }
+    room.expect_no_leftovers();
+}
+
+/// A room on the disk, not in memory: tmpfs has no user xattrs on older kernels.
+fn on_disk(name: &str) -> Room {
+    Room::below(Path::new(env!("CARGO_TARGET_TMPDIR")), name)
+}
+
+#[test]
+fn the_root_filesystem_is_that_of_umoci_entry_by_entry() {
+    need_root!();
+    need_programs!("docker-registry", "skopeo", "debootstrap", "umoci", "tar");
+    let Some(tar) = debian_tar() else { return };
+    let room = on_disk("umoci");
+    let registry = Registry::start(&room.join("registry"));
+    let layout = room.join("everything");
+    Image::new()
+        .compressed(fs::read(tar).unwrap(), Compression::Gzip)
+        .layer(everything())
+        .compressed(sparse(&room, "pax").0, Compression::Gzip)
+        .write_oci(&layout, "latest");
+    registry.push(&format!("oci:{}:latest", layout.display()), "everything:1", &["--format", "oci"]);
+    let theirs = compare_with_umoci(&room, &layout, &registry.image("everything:1"), 3);
+    assert!(theirs.len() > 5000, "a Debian has more than {} entries", theirs.len());
+    assert!(!theirs.has("etc/issue") && !theirs.has("etc/apt/apt.conf.d") && theirs.has("opt/null"));
     room.expect_no_leftovers();
 }

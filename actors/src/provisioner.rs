@@ -55,8 +55,9 @@ pub(crate) struct Entry {
     /// How many provisions of it are under way; raised to `true` beside it when it is to go.
     under_way: watch::Sender<usize>,
     doomed: watch::Sender<bool>,
-    /// Record writes of one container must not overtake each other.
-    writing: Rc<tokio::sync::Mutex<()>>,
+    /// Record writes of one container must not overtake each other, nor its removal. The turn travels with the write:
+    /// a provision that is given up lets go of it only when its write has ended.
+    writing: Arc<tokio::sync::Mutex<()>>,
     destroying: Option<DestroyFlight>,
 }
 
@@ -67,7 +68,7 @@ impl Entry {
             next: 0,
             under_way: watch::Sender::new(0),
             doomed: watch::Sender::new(false),
-            writing: Rc::default(),
+            writing: Arc::default(),
             destroying: None,
         }
     }
@@ -240,13 +241,17 @@ impl ProvisionerActor {
             }
             None => return Err(ProvisionError::Destroyed { container: container.clone() }),
         };
-        let _turn = writing.lock().await;
+        let turn = writing.lock_owned().await;
         // The newest state, not the one at the time of asking: writes in turn never lose a change.
         let Some(record) = self.table.borrow().get(container).map(|entry| entry.record.clone()) else {
             return Err(ProvisionError::Destroyed { container: container.clone() });
         };
         let (records, id) = (self.deps.records.clone(), container.clone());
-        Ok(self.deps.disk.run(move |_| records.write_rootfses(&id, &record)).await?)
+        let write = self.deps.disk.run(move |_| {
+            let _turn = turn;
+            records.write_rootfses(&id, &record)
+        });
+        Ok(write.await?)
     }
 
     async fn mount(
@@ -293,6 +298,10 @@ impl ProvisionerActor {
     ) -> Result<bool, DestroyError> {
         // Every provision has seen that it is doomed and ends: at once while it pulls, after its mount otherwise.
         let _ = under_way.wait_for(|count| *count == 0).await;
+        let writing = self.table.borrow().get(&container).map(|entry| entry.writing.clone());
+        if let Some(writing) = writing {
+            drop(writing.lock().await);
+        }
         let (records, id) = (self.deps.records.clone(), container.clone());
         let on_disk = self.deps.disk.run(move |_| records.read(&id)).await?;
         let in_memory = self.table.borrow().get(&container).map(|entry| entry.record.rootfses.clone());

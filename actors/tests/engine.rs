@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use keelblock_actors::container::{
-    BackendName, CommandSpec, ContainerId, ContainerRecord, ContainerSpec, ExitStatus, PhaseName, ProcessIdentity,
-    RootfsId, RootfsRecord, VolumeSource, VolumeSpec,
+    BackendName, CommandSpec, ContainerId, ContainerRecord, ContainerSpec, ExitStatus, PhaseName,
+    ProcessIdentity, RootfsId, RootfsRecord, VolumeSource, VolumeSpec,
 };
 use keelblock_actors::error::{ContainerError, JobLost, LaunchError, ProvisionError, chain};
 use keelblock_actors::fakes::{Act, Step, World, image};
 use keelblock_actors::image::name::{ImageName, ImageRequest};
 use keelblock_actors::launch::StdioSpec;
-use keelblock_actors::ports::{Keep, Store};
+use keelblock_actors::ports::Keep;
 use keelblock_actors::system::EngineLimits;
 
 fn id(text: &str) -> ContainerId {
@@ -61,7 +61,7 @@ fn a_thousand_provisions_of_one_image_fetch_each_layer_once() {
         for destroyed in join_all(names.iter().map(|name| engine.destroy(name.clone()))).await {
             destroyed.unwrap();
         }
-        assert_eq!(world.leftovers(), Vec::<String>::new());
+        world.empties().await;
         engine.shutdown().await;
     });
 }
@@ -72,7 +72,8 @@ fn one_layer_of_two_images_and_two_sources_is_fetched_once() {
     let engine = world.engine(limits());
     runtime().block_on(async {
         world.close(Step::Open);
-        let both = async { tokio::join!(engine.pull(request("a.io/app:1")), engine.pull(request("b.io/app:1"))) };
+        let both =
+            async { tokio::join!(engine.pull(request("a.io/app:1")), engine.pull(request("b.io/app:1"))) };
         let open = async {
             world.reached(Step::Open, 1).await;
             world.open_all();
@@ -85,37 +86,52 @@ fn one_layer_of_two_images_and_two_sources_is_fetched_once() {
 }
 
 #[test]
-fn the_last_waiter_leaving_stops_the_fetch_and_the_first_one_does_not() {
+fn a_waiter_that_leaves_does_not_take_the_fetch_from_the_others() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        world.close(Step::Open);
+        let mut first = Box::pin(engine.pull(request("a.io/app:1")));
+        let second = async {
+            world.reached(Step::Open, 1).await;
+            engine.pull(request("b.io/app:1")).await
+        };
+        let mut second = Box::pin(second);
+        tokio::select! {
+            _ = &mut first => unreachable!("the gate is closed"),
+            _ = &mut second => unreachable!("the gate is closed"),
+            () = async { while world.count(Step::Resolve) < 2 { tokio::task::yield_now().await; } } => {}
+        }
+        drop(first);
+        let open = async {
+            let _ = engine.list().await;
+            world.open_all();
+        };
+        let (second, ()) = tokio::join!(second, open);
+        second.unwrap();
+        world.empties().await;
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn the_last_waiter_leaving_stops_the_fetch_and_nobody_joins_what_is_abandoned() {
     let world = World::default();
     let engine = world.engine(limits());
     runtime().block_on(async {
         world.close(Step::Open);
         let mut fetching = world.fetching();
-        let mut first = Box::pin(engine.pull(request("a.io/app:1")));
-        let mut second = Box::pin(engine.pull(request("b.io/app:1")));
+        let mut pull = Box::pin(join_all((0..10).map(|_| engine.pull(request("app:3")))));
         tokio::select! {
-            _ = &mut first => unreachable!("the gate is closed"),
-            _ = &mut second => unreachable!("the gate is closed"),
-            () = async {
-                world.reached(Step::Open, 1).await;
-                // Both have resolved, so both are in the flight or about to be.
-                while world.count(Step::Resolve) < 2 { tokio::task::yield_now().await; }
-            } => {}
+            _ = &mut pull => unreachable!("the gate is closed"),
+            () = world.reached(Step::Open, 3) => {}
         }
-        drop(first);
-        tokio::select! {
-            _ = &mut second => unreachable!("the gate is closed"),
-            () = tokio::time::sleep(std::time::Duration::ZERO) => {}
-        }
-        assert_eq!(*fetching.borrow(), 1, "the second still waits");
-        drop(second);
+        drop(pull);
         fetching.wait_for(|count| *count == 0).await.unwrap();
-
-        // The abandoned flight is not joined: the next one starts anew and succeeds.
+        world.empties().await;
         world.open_all();
-        engine.pull(request("a.io/app:1")).await.unwrap();
-        assert_eq!(world.count(Step::Open), 2);
-        assert_eq!(world.leftovers(), Vec::<String>::new());
+        engine.pull(request("app:3")).await.unwrap();
+        assert_eq!(world.count(Step::Open), 6);
         engine.shutdown().await;
     });
 }
@@ -129,7 +145,7 @@ fn a_failed_flight_fails_its_waiters_and_nobody_after_them() {
         let error = engine.pull(request("app:1")).await.unwrap_err();
         assert!(matches!(&*error, ProvisionError::Pull { .. }), "{error:?}");
         engine.pull(request("app:1")).await.unwrap();
-        assert_eq!(world.leftovers(), Vec::<String>::new());
+        world.empties().await;
         engine.shutdown().await;
     });
 }
@@ -189,7 +205,7 @@ fn a_destroy_at_every_moment_of_a_launch_leaves_nothing() {
             let told = chain(&*error);
             assert!(told.contains("destroyed"), "{step:?}: {told}");
             destroyed.unwrap_or_else(|error| panic!("{step:?}: {}", chain(&*error)));
-            assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?}");
+            world.empties().await;
             engine.shutdown().await;
         });
     }
@@ -218,12 +234,14 @@ fn a_launch_whose_asker_leaves_is_taken_down_at_every_moment() {
             loop {
                 match engine.launch(spec("web", "app:3")).await {
                     Ok(_) => break,
-                    Err(error) => assert!(matches!(&*error, ContainerError::Exists { .. }), "{step:?}: {error:?}"),
+                    Err(error) => {
+                        assert!(matches!(&*error, ContainerError::Exists { .. }), "{step:?}: {error:?}")
+                    }
                 }
                 tokio::task::yield_now().await;
             }
             engine.destroy(id("web")).await.unwrap();
-            assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?}");
+            world.empties().await;
             engine.shutdown().await;
         });
     }
@@ -245,11 +263,11 @@ fn a_failure_or_panic_of_any_port_is_an_error_of_that_launch_alone() {
                     let told = chain(&*error);
                     assert!(told.contains("a fake panics at"), "{step:?}: {told}");
                 }
-                assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?} {act:?}");
+                world.empties().await;
                 let running = engine.launch(spec("web", "app:3")).await;
                 running.unwrap_or_else(|error| panic!("{step:?} {act:?}: {}", chain(&*error)));
                 engine.destroy(id("web")).await.unwrap();
-                assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?} {act:?}");
+                world.empties().await;
                 engine.shutdown().await;
             });
         }
@@ -267,8 +285,11 @@ fn a_teardown_that_failed_is_told_whole_and_can_be_asked_for_again() {
                 world.once(step, act.clone());
                 let error = engine.destroy(id("web")).await.expect_err("a port failed");
                 assert!(matches!(&*error, ContainerError::Teardown { .. }), "{step:?}: {error:?}");
-                engine.destroy(id("web")).await.unwrap_or_else(|error| panic!("{step:?}: {}", chain(&*error)));
-                assert_eq!(world.leftovers(), Vec::<String>::new(), "{step:?} {act:?}");
+                engine
+                    .destroy(id("web"))
+                    .await
+                    .unwrap_or_else(|error| panic!("{step:?}: {}", chain(&*error)));
+                world.empties().await;
                 engine.shutdown().await;
             });
         }
@@ -294,7 +315,15 @@ fn all_who_destroy_share_one_teardown() {
     let engine = world.engine(limits());
     runtime().block_on(async {
         engine.launch(spec("web", "app:1")).await.unwrap();
-        let all = join_all((0..50).map(|_| engine.destroy(id("web")))).await;
+        world.close(Step::KillAll);
+        let destroys = join_all((0..50).map(|_| engine.destroy(id("web"))));
+        let open = async {
+            world.reached(Step::KillAll, 1).await;
+            // Sent after the fifty, answered after they were taken in.
+            let _ = engine.list().await;
+            world.open_all();
+        };
+        let (all, ()) = tokio::join!(destroys, open);
         assert!(all.iter().all(|one| matches!(one, Ok(Some(ExitStatus::Signaled(9))))), "{all:?}");
         assert_eq!(world.count(Step::KillAll), 1);
         assert_eq!(world.count(Step::Unmount), 1);
@@ -323,8 +352,8 @@ fn work_on_one_rootfs_is_in_turn_and_different_ones_side_by_side() {
         };
         let (_, destroyed) = tokio::join!(launches, destroys);
         assert!(destroyed.iter().all(Result::is_ok), "{destroyed:?}");
-        // `leftovers` counts overlapping work on one rootfs.
-        assert_eq!(world.leftovers(), Vec::<String>::new());
+        // Overlapping work on one rootfs would be left.
+        world.empties().await;
         engine.shutdown().await;
     });
 }
@@ -347,7 +376,7 @@ fn a_launch_past_the_limit_is_refused_as_busy_and_admitted_later() {
         assert!(matches!(&*third.unwrap_err(), ContainerError::Busy { limit: 2 }));
         engine.launch(spec("c", "app:1")).await.unwrap();
         engine.shutdown().await;
-        assert_eq!(world.leftovers(), Vec::<String>::new(), "shutdown destroys what runs");
+        world.empties().await;
     });
 }
 
@@ -375,7 +404,8 @@ fn image_volumes_are_root_filesystems_of_the_same_container() {
             read_only: true,
             source: VolumeSource::Image(request(image)),
         };
-        let with_volumes = ContainerSpec { volumes: vec![volume("data:2"), volume("more:2")], ..spec("web", "app:3") };
+        let with_volumes =
+            ContainerSpec { volumes: vec![volume("data:2"), volume("more:2")], ..spec("web", "app:3") };
         engine.launch(with_volumes).await.unwrap();
         let found = engine.list().await.unwrap().remove(0);
         let record = found.rootfses.unwrap();
@@ -385,13 +415,13 @@ fn image_volumes_are_root_filesystems_of_the_same_container() {
         let pruned = engine.prune(Keep::default()).await.unwrap();
         assert_eq!(pruned.layers.len(), 5);
         engine.destroy(id("web")).await.unwrap();
-        assert_eq!(world.leftovers(), Vec::<String>::new());
+        world.empties().await;
 
         // One volume's failure fails the launch and takes the others down.
         world.once(Step::Resolve, Act::Fail);
         let error = engine.launch(ContainerSpec { volumes: vec![volume("x:1")], ..spec("web", "y:1") }).await;
         assert!(error.is_err());
-        assert_eq!(world.leftovers(), Vec::<String>::new());
+        world.empties().await;
         engine.shutdown().await;
     });
 }
@@ -483,9 +513,7 @@ fn another_process_can_ask_for_a_container_of_ours() {
         let running = engine.launch(spec("web", "app:1")).await.unwrap();
         world.request(&id("web"));
         assert_eq!(running.process.wait().await, ExitStatus::Signaled(9));
-        while !world.leftovers().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        world.empties().await;
         engine.shutdown().await;
     });
 }
@@ -511,21 +539,15 @@ fn errors_across_actors_keep_their_type() {
         world.once(Step::Release, Act::Panic);
         let error = engine.launch(spec("web", "app:1")).await.unwrap_err();
         assert!(
-            matches!(&*error, ContainerError::Lost(JobLost::Panicked { pool: "launch", .. }) | ContainerError::Launch(LaunchError::Lost(_))),
+            matches!(
+                &*error,
+                ContainerError::Lost(JobLost::Panicked { pool: "launch", .. })
+                    | ContainerError::Launch(LaunchError::Lost(_))
+            ),
             "{error:?}"
         );
         let _: Arc<ContainerError> = error;
-        assert!(world.find_nothing());
+        world.empties().await;
         engine.shutdown().await;
     });
-}
-
-trait FindNothing {
-    fn find_nothing(&self) -> bool;
-}
-
-impl FindNothing for World {
-    fn find_nothing(&self) -> bool {
-        self.leftovers().is_empty() && self.images().is_ok()
-    }
 }

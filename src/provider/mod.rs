@@ -3,3 +3,4 @@
 pub mod archive;
 pub mod docker;
 pub mod manifest;
+pub mod oci;

@@ -1,1 +1,197 @@
-//! Layers and image records on disk.
+//! Layers and image records on disk: the port [`Store`], as files.
+//!
+//! A layer comes in as a blob, is verified and unpacked on the way ([`unpack`]), and is from then on known by its diff
+//! ID and shown as a directory. Everything is shared by all processes on one store: what they must not do at once is
+//! held by flock(2), so that a killed process holds nothing, and what others see appears by rename. [`layout`] draws
+//! the tree.
+//!
+//! Nothing here knows registries, containers or mounts, and nothing is trusted that comes from an image: names,
+//! numbers and sizes are checked where they are read ([`tar`]), paths resolve beneath a descriptor ([`tree`]).
+
+mod attributes;
+mod blob;
+mod chunks;
+mod commit;
+mod decompress;
+mod dirtimes;
+mod entry;
+mod flaw;
+mod form;
+mod format;
+mod images;
+mod layout;
+mod pin;
+mod privileges;
+mod prune;
+mod recover;
+mod stage;
+mod tar;
+mod tree;
+mod unpack;
+pub mod whiteout;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use keelblock_actors::container::RootfsRecord;
+use keelblock_actors::error::StoreError;
+use keelblock_actors::image::digest::DiffId;
+use keelblock_actors::image::name::ImageName;
+use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::ports::{Claim, ImageRecord, Keep, LayerDir, Pruned, Store, StoredLayer};
+use slog::Logger;
+
+pub use self::attributes::NotSet;
+pub use self::flaw::EntryError;
+pub use self::form::{Form, LayerRecord};
+pub use self::privileges::Privileges;
+
+use self::format::Format;
+use self::layout::Layout;
+use self::stage::Stage;
+use self::unpack::DiskStaging;
+use crate::limits::Limits;
+use crate::sys::lock::NamedLock;
+
+/// The store in a directory.
+#[derive(Clone)]
+pub struct DiskStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    layout: Layout,
+    limits: Limits,
+    privileges: Privileges,
+    log: Logger,
+    /// Once there is a store.
+    format: OnceLock<Format>,
+}
+
+impl DiskStore {
+    /// The store in `dir`. Reads one file; the store is made when something is to be kept in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for a store that cannot be understood, [`StoreError::Io`] for one that cannot be read,
+    /// is of another version, or is root's when we are not.
+    pub fn open(dir: &Path, limits: Limits, privileges: Privileges, log: Logger) -> Result<Self, StoreError> {
+        let root = std::path::absolute(dir).map_err(|source| StoreError::Io {
+            act: "find",
+            path: dir.to_owned(),
+            source,
+        })?;
+        let layout = Layout::new(root);
+        let format = OnceLock::new();
+        if let Some(found) = format::read(&layout, privileges)? {
+            let _ = format.set(found);
+        }
+        Ok(Self { inner: Arc::new(Inner { layout, limits, privileges, log, format }) })
+    }
+
+    /// What is remembered of a layer.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when it is not there.
+    pub fn layer_record(&self, layer: &StoredLayer) -> Result<LayerRecord, StoreError> {
+        LayerRecord::read(&self.inner.layout, &layer.diff_id)
+    }
+}
+
+impl Inner {
+    /// The format of the store, which is made if there is none.
+    fn format(&self) -> Result<Format, StoreError> {
+        if let Some(format) = self.format.get() {
+            return Ok(*format);
+        }
+        let format = format::read_or_make(&self.layout, self.privileges)?;
+        Ok(*self.format.get_or_init(|| format))
+    }
+
+    /// Whether a layer is there: its directory comes whole, by rename.
+    fn has(&self, diff: &DiffId) -> Result<bool, StoreError> {
+        let path = self.layout.layer_record(diff);
+        match std::fs::symlink_metadata(&path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(StoreError::Io { act: "read", path, source }),
+        }
+    }
+}
+
+impl Store for DiskStore {
+    fn find(&self, key: &LayerKey) -> Result<Option<StoredLayer>, StoreError> {
+        let diff = match key {
+            LayerKey::Diff(diff) => Some(diff.clone()),
+            LayerKey::Blob(blob) => prune::diff_of_blob(&self.inner.layout, blob)?,
+        };
+        match diff {
+            Some(diff_id) if self.inner.has(&diff_id)? => Ok(Some(StoredLayer { diff_id })),
+            _ => Ok(None),
+        }
+    }
+
+    fn claim(&self, key: &LayerKey) -> Result<Claim, StoreError> {
+        if let Some(layer) = self.find(key)? {
+            return Ok(Claim::Here(layer));
+        }
+        let namespace = self.inner.format()?.whiteouts;
+        let path = self.inner.layout.claim_lock(key);
+        let claim = match NamedLock::try_acquire(&path) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => return Ok(Claim::Elsewhere),
+            Err(source) => return Err(StoreError::Io { act: "lock", path, source }),
+        };
+        // Whoever had the lock before may have committed since we looked.
+        if let Some(layer) = self.find(key)? {
+            return Ok(Claim::Here(layer));
+        }
+        let path = self.inner.layout.staging();
+        let stage = Stage::new(&self.inner.layout).map_err(|source| StoreError::Io {
+            act: "make a directory in",
+            path,
+            source,
+        })?;
+        let store = Arc::clone(&self.inner);
+        Ok(Claim::Mine(Box::new(DiskStaging { store, key: key.clone(), namespace, stage, claim })))
+    }
+
+    fn show(&self, layer: &StoredLayer) -> Result<LayerDir, StoreError> {
+        let record = self.layer_record(layer)?;
+        Ok(record.show(&self.inner.layout, self.inner.format()?.whiteouts))
+    }
+
+    fn pin(&self, layers: &[LayerKey]) -> Result<Box<dyn Send + Sync>, StoreError> {
+        self.inner.format()?;
+        Ok(Box::new(pin::pin(&self.inner.layout, layers)?))
+    }
+
+    fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>, StoreError> {
+        images::read(&self.inner.layout, name)
+    }
+
+    fn record_image(&self, record: &ImageRecord) -> Result<(), StoreError> {
+        self.inner.format()?;
+        images::write(&self.inner.layout, record)
+    }
+
+    fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        let records = images::list(&self.inner.layout, &self.inner.log)?;
+        Ok(records.into_iter().map(|(_, record)| record).collect())
+    }
+
+    fn layer_bytes(&self, layer: &StoredLayer) -> Result<u64, StoreError> {
+        self.layer_record(layer).map(|record| record.bytes)
+    }
+
+    fn prune(&self, keep: &Keep, in_use: &[RootfsRecord]) -> Result<Pruned, StoreError> {
+        if format::read(&self.inner.layout, self.inner.privileges)?.is_none() {
+            return Ok(Pruned::default());
+        }
+        prune::prune(&self.inner.layout, keep, in_use, &self.inner.log)
+    }
+
+    fn recover(&self) -> Result<(), StoreError> {
+        recover::recover(&self.inner.layout, &self.inner.log)
+    }
+}

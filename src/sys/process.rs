@@ -15,7 +15,8 @@ pub(crate) fn boot_id() -> &'static str {
 /// State letter and start time in clock ticks since boot of a process (proc(5), `stat`, fields 3 and 22).
 pub(crate) fn state_and_start(pid: u32) -> io::Result<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_stat(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "stat of a process is malformed"))
+    parse_stat(&stat)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "stat of a process is malformed"))
 }
 
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
@@ -32,7 +33,8 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
 pub(crate) fn own_arguments() -> Vec<(usize, usize)> {
     let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return Vec::new() };
     let Some((_, rest)) = stat.rsplit_once(") ") else { return Vec::new() };
-    let numbers: Vec<usize> = rest.split_whitespace().skip(45).take(4).filter_map(|n| n.parse().ok()).collect();
+    let numbers: Vec<usize> =
+        rest.split_whitespace().skip(45).take(4).filter_map(|n| n.parse().ok()).collect();
     match numbers[..] {
         [arg_start, arg_end, env_start, env_end] => [(arg_start, arg_end), (env_start, env_end)]
             .into_iter()

@@ -1,1 +1,128 @@
-//! Blobs and manifests over HTTP: the distribution API, v2.
+//! Blobs and manifests over HTTP: the pull side of the distribution API, v2.
+//!
+//! From a reference to verified manifests and configs ([`RegistryClient`]), and from a layer to its bytes as they
+//! come ([`RegistryPuller`]). Layer bytes pass through unverified and unstored: the store hashes and unpacks them. Everything
+//! a registry sends is hostile: sizes are bounded before bytes are read, texts are quoted and cut.
+//!
+//! All network work happens on the runtime whose handle is passed in; the futures given out only wait for it, so they
+//! can be awaited on any thread, and dropping one ends the request.
+//!
+//! - [`endpoint`]: which server a reference means, and whether it is spoken to over TLS;
+//! - [`http`]: one GET with time limits and redirects; [`location`]: where a redirect leads; [`tls`]: whom to trust;
+//! - [`challenge`] and [`auth`]: what a 401 asks for, and the tokens that answer it;
+//! - [`client`]: manifests, indexes and configs, verified;
+//! - [`blob`]: a body on its way to a thread that reads it.
+//!
+//! HTTP/1.1 only, on purpose. Blobs that wait for a slot to be unpacked would hold the flow-control window that all
+//! streams of one HTTP/2 connection share, and starve the very blob whose unpacking they wait for.
+//!
+//! Not here yet: retries and resumption, mirrors, credential files and helpers (a [`Credentials`] each), schema 1
+//! (refused as [`ManifestError::Schema1`](crate::provider::manifest::ManifestError::Schema1)).
+
+mod auth;
+mod blob;
+mod challenge;
+mod client;
+mod endpoint;
+mod error;
+mod http;
+mod location;
+mod task;
+mod tls;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use keelblock_actors::error::FetchError;
+use keelblock_actors::image::plan::{LayerSource, LayerSpec, SourceKind};
+use keelblock_actors::ports::{Blob, Puller};
+
+pub use auth::{AuthError, Credentials, Login, LoginFor, NoCredentials, ParseLoginError, Secret};
+pub use client::RegistryClient;
+pub use endpoint::{Endpoint, EndpointError, InsecureRegistries, RegistryUrl, Scheme};
+pub use error::{Asked, RegistryError, Said};
+pub use http::HttpError;
+pub(crate) use task::Task;
+pub use tls::TlsError;
+
+use crate::limits::Limits;
+use crate::provider::manifest::Platform;
+
+/// What the registry client is told once, by flags.
+#[derive(Clone)]
+pub struct RegistrySettings {
+    /// The limits in force.
+    pub limits: Limits,
+    /// Which image of an index to take.
+    pub platform: Platform,
+    /// The registry of names without one, where its scheme was written out: that scheme then holds for that host in any
+    /// name (`--docker_registry=https://localhost:5000`).
+    pub default_registry: Option<RegistryUrl>,
+    /// `--docker_insecure_registries`.
+    pub insecure: InsecureRegistries,
+    /// `--registry_ca`: certificates trusted beside those of the system, PEM. Read when TLS is first needed.
+    pub ca_file: Option<PathBuf>,
+    /// Who to be, and where.
+    pub credentials: Arc<dyn Credentials>,
+}
+
+impl RegistrySettings {
+    /// Docker Hub and other public registries, without credentials, for this machine.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            platform: Platform::host(),
+            default_registry: None,
+            insecure: InsecureRegistries::default(),
+            ca_file: None,
+            credentials: Arc::new(NoCredentials),
+        }
+    }
+}
+
+/// The puller of layers that lie in registries.
+#[derive(Clone)]
+pub struct RegistryPuller {
+    client: RegistryClient,
+}
+
+impl RegistryPuller {
+    /// Pulls through this client, sharing its connections and tokens.
+    pub fn new(client: RegistryClient) -> Self {
+        Self { client }
+    }
+}
+
+impl Puller for RegistryPuller {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Registry
+    }
+
+    fn open(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<Blob, FetchError>> {
+        let (blob, from) = match (&layer.blob.digest, &layer.source) {
+            (Some(digest), LayerSource::Registry(_)) => (digest.to_string(), layer.source.to_string()),
+            _ => (layer.key.to_string(), layer.source.to_string()),
+        };
+        let opened = match (&layer.source, &layer.blob.digest) {
+            (LayerSource::Registry(reference), Some(digest)) => {
+                Ok(self.client.open_blob(reference.clone(), digest.clone(), layer.blob.size))
+            }
+            _ => Err(RegistryError::NotAddressed),
+        };
+        Box::pin(async move {
+            let opened = match opened {
+                Ok(opening) => opening.await,
+                Err(error) => Err(error),
+            };
+            opened.map_err(|error| {
+                let broken = error.is_of_the_connection();
+                let source = error.into();
+                match broken {
+                    true => FetchError::Broken { blob, from, source },
+                    false => FetchError::Refused { blob, from, source },
+                }
+            })
+        })
+    }
+}

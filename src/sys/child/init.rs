@@ -49,13 +49,18 @@ pub(crate) fn run(program: &mut Program) -> ! {
     unsafe { libc::umask(0o022) };
     // SAFETY: a plain fork; the child goes on in this program alone.
     let child = unsafe {
-        libc::syscall(libc::SYS_clone, libc::SIGCHLD as c_long, 0 as c_long, 0 as c_long, 0 as c_long, 0 as c_long)
+        libc::syscall(
+            libc::SYS_clone,
+            libc::SIGCHLD as c_long,
+            0 as c_long,
+            0 as c_long,
+            0 as c_long,
+            0 as c_long,
+        )
     };
     match child {
         0 => task::run(program, &mut state),
-        child if child < 0 => {
-            give_up(report, Report { stage: 3, index: 0, detail: 0, errno: errno() })
-        }
+        child if child < 0 => give_up(report, Report { stage: 3, index: 0, detail: 0, errno: errno() }),
         child => supervise(program, maps, child as pid_t),
     }
 }
@@ -205,9 +210,8 @@ fn kill_leftovers() {
     loop {
         let mut text = [0u8; 4096];
         // SAFETY: a static C string. The host's procfs or the container's: both show this process as itself.
-        let file = unsafe {
-            libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)
-        };
+        let file =
+            unsafe { libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
         if file < 0 {
             return;
         }
@@ -219,7 +223,8 @@ fn kill_leftovers() {
         for word in text.get(..length).unwrap_or_default().split(|byte| *byte == b' ') {
             let pid = word.iter().fold(0, |n: pid_t, d| n.wrapping_mul(10).wrapping_add((d & 15).into()));
             // A number cut off at the end of a full buffer comes whole the next time.
-            let whole = length < text.len() || !std::ptr::eq(word.as_ptr_range().end, text.as_ptr_range().end);
+            let whole =
+                length < text.len() || !std::ptr::eq(word.as_ptr_range().end, text.as_ptr_range().end);
             if pid > 0 && whole {
                 any = true;
                 send(pid, libc::SIGKILL);

@@ -72,12 +72,7 @@ pub(crate) enum Op {
     /// Clones the mount tree at a host path, detached, into a slot.
     Tree { path: CString, attributes: u64, into: usize },
     /// Makes a new filesystem, detached, into a slot.
-    Filesystem {
-        kind: CString,
-        options: Vec<(CString, Option<CString>)>,
-        attributes: u64,
-        into: usize,
-    },
+    Filesystem { kind: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: usize },
     /// Makes a clone of the tree at this host path the root, and lets go of the old one.
     Pivot { rootfs: CString, attributes: u64 },
     /// Mounts what is in a slot at a path inside.
@@ -268,9 +263,7 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             Some(mount) => mounts::place(*mount, target, *missing),
             None => Err(Fault { detail: Detail::Itself, errno: libc::EBADF }),
         },
-        Op::Again { path, target, attributes, missing } => {
-            mounts::again(path, target, *attributes, *missing)
-        }
+        Op::Again { path, target, attributes, missing } => mounts::again(path, target, *attributes, *missing),
         Op::Mask(path) => mounts::mask(path),
         Op::Node { directory, name, mode, device } => mounts::node(directory, name, *mode, *device),
         Op::Link { directory, name, target } => mounts::link(directory, name, target),
@@ -301,13 +294,9 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             call(unsafe { libc::syscall(libc::SYS_setgroups, list.len(), list.as_ptr()) }).map(drop)
         }
         // SAFETY: numbers only.
-        Op::Group(gid) => {
-            call(unsafe { libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) }).map(drop)
-        }
+        Op::Group(gid) => call(unsafe { libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) }).map(drop),
         // SAFETY: numbers only.
-        Op::User(uid) => {
-            call(unsafe { libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) }).map(drop)
-        }
+        Op::User(uid) => call(unsafe { libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) }).map(drop),
         Op::Capabilities { permitted, inheritable } => task::capabilities(*permitted, *inheritable),
         Op::Ambient(list) => task::ambient(list),
         Op::NoNewPrivileges => prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0),

@@ -47,9 +47,9 @@ pub(super) fn slave() -> Outcome {
 pub(super) fn clone_tree(fd: RawFd, path: &CStr, attributes: u64) -> Result<RawFd, Fault> {
     let flags = libc::OPEN_TREE_CLONE as c_int | libc::OPEN_TREE_CLOEXEC as c_int | AT_RECURSIVE;
     // SAFETY: the path is a C string, valid during the call.
-    let tree = call(unsafe {
-        libc::syscall(libc::SYS_open_tree, fd, path.as_ptr(), flags | libc::AT_EMPTY_PATH)
-    })? as RawFd;
+    let tree =
+        call(unsafe { libc::syscall(libc::SYS_open_tree, fd, path.as_ptr(), flags | libc::AT_EMPTY_PATH) })?
+            as RawFd;
     if attributes != 0 {
         let set = Attributes { set: attributes, ..Attributes::default() };
         if let Err(fault) = set_attributes(tree, EMPTY, libc::AT_EMPTY_PATH | AT_RECURSIVE, &set) {
@@ -63,8 +63,7 @@ pub(super) fn clone_tree(fd: RawFd, path: &CStr, attributes: u64) -> Result<RawF
 fn configure(fs: RawFd, command: c_uint, key: Option<&CStr>, value: Option<&CStr>) -> Outcome {
     let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: both texts are C strings or null as the command wants them.
-    let result =
-        unsafe { libc::syscall(libc::SYS_fsconfig, fs, command, pointer(key), pointer(value), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_fsconfig, fs, command, pointer(key), pointer(value), 0) };
     call(result).map(drop)
 }
 
@@ -74,8 +73,7 @@ pub(super) fn filesystem(
     attributes: u64,
 ) -> Result<RawFd, Fault> {
     // SAFETY: the kind is a C string.
-    let fs =
-        call(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) })? as RawFd;
+    let fs = call(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) })? as RawFd;
     let made = fill(fs, options, attributes);
     close(fs);
     made
@@ -164,8 +162,7 @@ pub(super) fn mask(path: &CStr) -> Outcome {
     outcome
 }
 
-const NO_SUID_DEV_EXEC: u64 =
-    libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+const NO_SUID_DEV_EXEC: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
 /// Runs `act` with the directory open.
 fn within(directory: &CStr, act: impl FnOnce(RawFd) -> c_int) -> Outcome {

@@ -63,8 +63,8 @@ fn unblock_signals() {
 }
 
 pub(super) fn directory(path: &CStr) -> Outcome {
-    let at = walk::find(path, Missing::Directory)?
-        .ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
+    let at =
+        walk::find(path, Missing::Directory)?.ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
     // SAFETY: a number.
     let outcome = call(unsafe { libc::fchdir(at) }.into()).map(drop);
     close(at);
@@ -75,8 +75,8 @@ pub(super) fn directory(path: &CStr) -> Outcome {
 pub(super) fn terminal(socket: RawFd, console: bool) -> Result<RawFd, Fault> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // By walk: `/dev` of an image may be a link to anywhere inside.
-    let devpts = walk::find(c"/dev/pts", Missing::Fail)?
-        .ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
+    let devpts =
+        walk::find(c"/dev/pts", Missing::Fail)?.ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
     // SAFETY: a static C string.
     let master = unsafe { libc::openat(devpts, c"ptmx".as_ptr(), flags) };
     if master < 0 {

@@ -173,8 +173,7 @@ fn follow(here: RawFd, link: RawFd, rest: &mut Rest, links: &mut usize) -> Resul
     }
     let mut text = [0u8; PATH_BYTES_MAX];
     // SAFETY: `text` is writable for its length; the empty name means the link itself.
-    let length =
-        unsafe { libc::readlinkat(link, c"".as_ptr(), text.as_mut_ptr().cast(), PATH_BYTES_MAX) };
+    let length = unsafe { libc::readlinkat(link, c"".as_ptr(), text.as_mut_ptr().cast(), PATH_BYTES_MAX) };
     let length = match usize::try_from(length) {
         Ok(length) if length < PATH_BYTES_MAX => length,
         Ok(_) => return Err(Fault { detail: Detail::Find, errno: libc::ENAMETOOLONG }),

@@ -1,0 +1,490 @@
+//! What answers a 401: anonymous tokens, tokens for credentials, Basic.
+//!
+//! A grant (the `Authorization` of one repository at one server) is shown to that server alone. Credentials are chosen by the
+//! registry that was asked for, never by where its challenge points, and never travel over plain http to a registry that is
+//! spoken to over TLS. Secrets have no `Display`, and errors name credentials by where they come from.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use hyper::Uri;
+use hyper::header::HeaderValue;
+use keelblock_actors::error::{Cause, quote};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::challenge::{self, Challenge};
+use super::endpoint::{Endpoint, Scheme};
+use super::error::Said;
+use super::http::{Answer, Get, Http, HttpError};
+use super::location;
+use crate::limits::Limits;
+
+/// Lifetime of a token whose server states none: the distribution spec's default.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// A token this close to its end is not used for a new request.
+const MARGIN: Duration = Duration::from_secs(5);
+/// Grants kept before expired ones are looked for.
+const GRANTS_BEFORE_SWEEP: usize = 1024;
+
+/// A text that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides it.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// A user name and password, and where they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// User name.
+    pub user: String,
+    /// Password or access token.
+    pub password: Secret,
+    /// For messages: `--docker_auth`, the name of a file.
+    pub source: String,
+}
+
+/// A text is no `USER:PASSWORD`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseLoginError {
+    /// No colon: what was given might be a password, so it is not repeated.
+    #[error("it must be USER:PASSWORD")]
+    NoColon,
+    /// Nothing before the colon.
+    #[error("it has no user name before the colon")]
+    NoUser,
+}
+
+impl FromStr for Login {
+    type Err = ParseLoginError;
+
+    /// Reads `USER:PASSWORD`; the password is what follows the first colon.
+    fn from_str(text: &str) -> Result<Self, ParseLoginError> {
+        let (user, password) = text.split_once(':').ok_or(ParseLoginError::NoColon)?;
+        if user.is_empty() {
+            return Err(ParseLoginError::NoUser);
+        }
+        let password = Secret(password.to_owned());
+        Ok(Self { user: user.to_owned(), password, source: "--docker_auth".to_owned() })
+    }
+}
+
+/// Who to be at a registry. Credential files and helpers implement this too.
+pub trait Credentials: Send + Sync {
+    /// The login for a registry (`docker.io`, `host[:port]`); `None` to be nobody there.
+    ///
+    /// # Errors
+    /// When it cannot be told, because a file or helper fails: then nothing is asked at all.
+    fn login(&self, registry: &str) -> BoxFuture<'static, Result<Option<Login>, Cause>>;
+}
+
+/// Nobody, everywhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoCredentials;
+
+impl Credentials for NoCredentials {
+    fn login(&self, _: &str) -> BoxFuture<'static, Result<Option<Login>, Cause>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+/// One login, of `--docker_auth`.
+#[derive(Clone, Debug)]
+pub struct LoginFor {
+    /// The login.
+    pub login: Login,
+    /// For these registries only; `None`: for any that an image name names. The latter is for commands, whose images their
+    /// user chooses; a program that takes names from others must not hand its password to every registry they think of.
+    pub registries: Option<Vec<String>>,
+}
+
+impl Credentials for LoginFor {
+    fn login(&self, registry: &str) -> BoxFuture<'static, Result<Option<Login>, Cause>> {
+        let here = self.registries.as_ref().is_none_or(|known| known.iter().any(|known| known == registry));
+        let login = here.then(|| self.login.clone());
+        Box::pin(async { Ok(login) })
+    }
+}
+
+/// Why there is nothing to show to a registry.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// A 401 without a usable challenge.
+    #[error("it asks for authentication without saying how (WWW-Authenticate: {0:?})")]
+    NoChallenge(String),
+    /// The address of the token server is none.
+    #[error("it names {realm:?} as its token server, but {why}")]
+    Realm {
+        /// As written, without query, cut.
+        realm: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The token server could not be asked.
+    #[error("cannot get a token from {server}")]
+    Http {
+        /// `host:port` of the token server.
+        server: String,
+        /// Why.
+        #[source]
+        source: HttpError,
+    },
+    /// It gives no token.
+    #[error("token server {server} answers HTTP {status}{said}; asked {credentials}")]
+    Refused {
+        /// `host:port` of the token server.
+        server: String,
+        /// The status.
+        status: u16,
+        /// What it said.
+        said: Said,
+        /// As whom it was asked.
+        credentials: String,
+    },
+    /// Its answer holds no token.
+    #[error("the answer of token server {server} holds no token")]
+    NoToken {
+        /// `host:port` of the token server.
+        server: String,
+    },
+    /// It must be told who we are, and nobody told us.
+    #[error("it wants a user name and password; give --docker_auth USER:PASSWORD")]
+    NoLogin,
+    /// See [`Credentials::login`].
+    #[error("cannot read the credentials for it")]
+    Credentials(#[source] Cause),
+}
+
+/// What a request shows, and as whom.
+#[derive(Clone)]
+pub(super) struct Grant {
+    header: Option<HeaderValue>,
+    /// For messages: `without credentials`, `as USER of --docker_auth`.
+    pub(super) credentials: String,
+    until: Option<Instant>,
+    /// Counts renewals, so that of many requests refused at once one renews.
+    generation: u64,
+}
+
+impl Grant {
+    fn nothing() -> Self {
+        Self { header: None, credentials: "without credentials".to_owned(), until: None, generation: 0 }
+    }
+
+    /// The `Authorization` header, if there is one to show.
+    pub(super) fn header(&self) -> Option<HeaderValue> {
+        self.header.clone()
+    }
+
+    fn is_valid(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() + MARGIN < until)
+    }
+}
+
+/// Server, scheme and repository: what a grant is good for.
+type GrantKey = (String, Scheme, String);
+type Slot = Arc<tokio::sync::Mutex<Grant>>;
+
+/// The grants, and how to get them.
+pub(super) struct Authorizer {
+    credentials: Arc<dyn Credentials>,
+    limits: Limits,
+    grants: Mutex<HashMap<GrantKey, Slot>>,
+}
+
+impl Authorizer {
+    pub(super) fn new(credentials: Arc<dyn Credentials>, limits: Limits) -> Self {
+        Self { credentials, limits, grants: Mutex::default() }
+    }
+
+    /// What to show with a first request: the grant of an earlier one, or nothing.
+    pub(super) async fn known(&self, endpoint: &Endpoint) -> Grant {
+        let slot = self.slot(endpoint);
+        let grant = slot.lock().await.clone();
+        if grant.is_valid() { grant } else { Grant { header: None, ..grant } }
+    }
+
+    /// What to show after a 401 to `used`.
+    pub(super) async fn renewed(
+        &self,
+        http: &Http,
+        endpoint: &Endpoint,
+        used: &Grant,
+        refusal: &Answer,
+    ) -> Result<Grant, AuthError> {
+        let slot = self.slot(endpoint);
+        // Held while the token is fetched: whoever waits here wants that very token.
+        let mut grant = slot.lock().await;
+        if grant.generation != used.generation && grant.header.is_some() && grant.is_valid() {
+            return Ok(grant.clone());
+        }
+        let login = self.credentials.login(&endpoint.registry).await.map_err(AuthError::Credentials)?;
+        let headers = refusal.headers.get_all(hyper::header::WWW_AUTHENTICATE);
+        let texts: Vec<_> = headers.iter().map(|text| String::from_utf8_lossy(text.as_bytes())).collect();
+        let challenges: Vec<Challenge> = texts.iter().flat_map(|text| challenge::parse(text)).collect();
+        let of = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
+        let mut fresh = if let Some(bearer) = of("bearer") {
+            self.token(http, endpoint, bearer, login).await?
+        } else if of("basic").is_some() {
+            let login = login.ok_or(AuthError::NoLogin)?;
+            Grant { header: Some(basic(&login)?), credentials: named(Some(&login)), ..Grant::nothing() }
+        } else {
+            return Err(AuthError::NoChallenge(quote(&texts.join(", "))));
+        };
+        fresh.generation = grant.generation + 1;
+        *grant = fresh.clone();
+        Ok(fresh)
+    }
+
+    async fn token(
+        &self,
+        http: &Http,
+        endpoint: &Endpoint,
+        challenge: &Challenge,
+        login: Option<Login>,
+    ) -> Result<Grant, AuthError> {
+        let address = token_address(endpoint, challenge)?;
+        let server = location::authority(&address);
+        let authorization = login.as_ref().map(basic).transpose()?;
+        let failed = |source| AuthError::Http { server: server.clone(), source };
+        let answer = http.get(Get { address, accept: None, authorization }).await.map_err(failed)?;
+        let status = answer.status.as_u16();
+        let limit = self.limits.answer_bytes_max;
+        if status != 200 {
+            let content_type = answer.header(hyper::header::CONTENT_TYPE).map(str::to_owned);
+            let said = Said::in_body(&answer.body.beginning(limit).await, content_type.as_deref());
+            return Err(AuthError::Refused { server, status, said, credentials: named(login.as_ref()) });
+        }
+        let body = answer.body.whole(limit, Some("answer_bytes_max")).await.map_err(failed)?;
+        let no_token = || AuthError::NoToken { server: server.clone() };
+        // What serde_json says of a body that holds a secret is not repeated.
+        let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| no_token())?;
+        let lifetime = answer.lifetime().min(self.limits.token_lifetime_max);
+        let token = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
+        let token = token.ok_or_else(no_token)?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| no_token())?;
+        header.set_sensitive(true);
+        Ok(Grant {
+            header: Some(header),
+            credentials: named(login.as_ref()),
+            until: Some(Instant::now() + lifetime),
+            generation: 0,
+        })
+    }
+
+    fn slot(&self, endpoint: &Endpoint) -> Slot {
+        let key = (endpoint.server.clone(), endpoint.scheme, endpoint.repository.clone());
+        let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        if grants.len() > GRANTS_BEFORE_SWEEP && !grants.contains_key(&key) {
+            grants.retain(|_, slot| {
+                Arc::strong_count(slot) > 1
+                    || slot.try_lock().is_ok_and(|grant| grant.header.is_some() && grant.is_valid())
+            });
+        }
+        grants.entry(key).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(Grant::nothing()))).clone()
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<serde_json::Value>,
+}
+
+impl TokenAnswer {
+    /// As stated, in seconds, number or text; else the default.
+    fn lifetime(&self) -> Duration {
+        let stated = self.expires_in.as_ref().and_then(|stated| match stated {
+            serde_json::Value::String(text) => text.parse().ok(),
+            other => other.as_u64(),
+        });
+        stated.filter(|&seconds| seconds > 0).map_or(LIFETIME, Duration::from_secs)
+    }
+}
+
+/// `realm?service=...&scope=...`; the realm may have a query of its own. Without a scope the right to pull is asked for.
+fn token_address(endpoint: &Endpoint, challenge: &Challenge) -> Result<Uri, AuthError> {
+    let realm = challenge.parameter("realm").unwrap_or_default();
+    let wrong = |why| {
+        let shown = realm.split(['?', '#']).next().unwrap_or_default();
+        let shown = shown.rsplit_once('@').map_or(shown, |(_, rest)| rest);
+        AuthError::Realm { realm: quote(shown), why }
+    };
+    let mut address = realm.split('#').next().unwrap_or_default().to_owned();
+    let mut separator = match address.contains('?') {
+        true if address.ends_with(['?', '&']) => "",
+        true => "&",
+        false => "?",
+    };
+    let mut add = |name: &str, value: &str| {
+        address.push_str(separator);
+        address.push_str(name);
+        address.push('=');
+        encode(value, &mut address);
+        separator = "&";
+    };
+    if let Some(service) = challenge.parameter("service") {
+        add("service", service);
+    }
+    match challenge.parameter("scope") {
+        Some(scopes) => scopes.split_ascii_whitespace().for_each(|scope| add("scope", scope)),
+        None => add("scope", &format!("repository:{}:pull", endpoint.repository)),
+    }
+    let address = address.parse().map_err(|_| wrong("that is no address"))?;
+    let address = location::checked(address).map_err(wrong)?;
+    if endpoint.scheme == Scheme::Https && address.scheme_str() != Some("https") {
+        return Err(wrong("that is plain http, and the registry itself is not"));
+    }
+    Ok(address)
+}
+
+/// As whom, for messages.
+fn named(login: Option<&Login>) -> String {
+    match login {
+        Some(login) => format!("as {:?} of {}", quote(&login.user), login.source),
+        None => Grant::nothing().credentials,
+    }
+}
+
+fn basic(login: &Login) -> Result<HeaderValue, AuthError> {
+    let text = format!("Basic {}", base64(format!("{}:{}", login.user, login.password.0).as_bytes()));
+    let mut header = HeaderValue::from_str(&text).map_err(|_| AuthError::NoLogin)?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// RFC 4648 section 4, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or_default());
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let value = (bits >> (18 - 6 * digit)) & 63;
+            text.push(if digit <= group.len() { char::from(DIGITS[value as usize]) } else { '=' });
+        }
+    }
+    text
+}
+
+/// Percent-encoding of a value in a query (RFC 3986 section 2.3); what token servers see often stays readable.
+fn encode(value: &str, into: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte) {
+            into.push(char::from(byte));
+        } else {
+            into.push('%');
+            into.push(char::from(HEX[usize::from(byte >> 4)]));
+            into.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(scheme: Scheme, challenge: &str) -> Result<String, String> {
+        let endpoint = Endpoint {
+            registry: "r.io".into(),
+            server: "r.io".into(),
+            scheme,
+            may_upgrade: false,
+            repository: "a/b".into(),
+        };
+        let challenge = challenge::parse(challenge).remove(0);
+        token_address(&endpoint, &challenge).map(|uri| uri.to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_address_of_a_token_is_made_of_the_challenge() {
+        let https = |challenge| address(Scheme::Https, challenge).unwrap();
+        assert_eq!(
+            https(r#"Bearer realm="https://auth.io/token",service="r.io",scope="repository:a/b:pull,push""#),
+            "https://auth.io/token?service=r.io&scope=repository:a/b:pull,push"
+        );
+        assert_eq!(
+            https(r#"Bearer realm="https://auth.io/t?x=1""#),
+            "https://auth.io/t?x=1&scope=repository:a/b:pull"
+        );
+        assert_eq!(
+            https(r#"Bearer realm="https://auth.io/t?",service="a b&c=d#é",scope="x  y""#),
+            "https://auth.io/t?service=a%20b%26c%3Dd%23%C3%A9&scope=x&scope=y"
+        );
+        assert_eq!(
+            address(Scheme::Http, r#"Bearer realm="http://127.0.0.1:1/t",scope=s"#).unwrap(),
+            "http://127.0.0.1:1/t?scope=s"
+        );
+    }
+
+    #[test]
+    fn realms_that_are_no_token_server_are_refused() {
+        for (realm, why) in [
+            ("", "neither http nor https"),
+            ("/token", "neither http nor https"),
+            ("ftp://auth.io/t", "neither http nor https"),
+            ("https://u:secret@auth.io/t", "user name"),
+            ("https://a b/", "no address"),
+            ("http://auth.io/t?sig=secret", "plain http"),
+        ] {
+            let error = address(Scheme::Https, &format!("Bearer realm=\"{realm}\"")).unwrap_err();
+            assert!(error.contains(why), "{realm}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (text, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
+            assert_eq!(base64(text.as_bytes()), coded);
+        }
+        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
+    }
+
+    #[test]
+    fn lifetimes_are_read_in_every_form() {
+        let lifetime = |text: &str| serde_json::from_str::<TokenAnswer>(text).unwrap().lifetime().as_secs();
+        assert_eq!(lifetime(r#"{"expires_in":300}"#), 300);
+        assert_eq!(lifetime(r#"{"expires_in":"300"}"#), 300);
+        for text in [
+            "{}",
+            r#"{"expires_in":-1}"#,
+            r#"{"expires_in":0}"#,
+            r#"{"expires_in":1.5}"#,
+            r#"{"expires_in":[]}"#,
+        ] {
+            assert_eq!(lifetime(text), 60, "{text}");
+        }
+        // Added to the clock only after the cap of token_lifetime_max.
+        assert_eq!(lifetime(r#"{"expires_in":18446744073709551615}"#), u64::MAX);
+    }
+
+    #[test]
+    fn logins_are_read_and_never_printed() {
+        let login: Login = "user:pass:word".parse().unwrap();
+        assert_eq!((login.user.as_str(), login.password.0.as_str()), ("user", "pass:word"));
+        assert!(!format!("{login:?}").contains("pass"));
+        assert_eq!("secret".parse::<Login>(), Err(ParseLoginError::NoColon));
+        assert_eq!(":secret".parse::<Login>(), Err(ParseLoginError::NoUser));
+        assert!(!format!("{:?}", basic(&login).unwrap()).contains("Basic"));
+    }
+}

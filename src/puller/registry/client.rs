@@ -1,0 +1,393 @@
+//! Manifests, indexes and configs of a registry, verified; blobs, opened.
+//!
+//! Whatever is asked by digest is checked against it before anything else looks at it; what is asked by tag, against the digest
+//! that the registry itself states, if it does.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::header::{self, HeaderName, HeaderValue};
+use keelblock_actors::error::{ResolveError, quote};
+use keelblock_actors::image::digest::Digest;
+use keelblock_actors::image::name::ImageName;
+use keelblock_actors::image::plan::{ImageIdentity, ImagePlan, LayerSource};
+use keelblock_actors::image::reference::Reference;
+use keelblock_actors::ports::Blob;
+use slog::{Logger, debug};
+use tokio::runtime::Handle;
+
+use super::auth::{Authorizer, Grant};
+use super::blob;
+use super::endpoint::{Endpoint, Scheme};
+use super::error::{Asked, RegistryError, Said};
+use super::http::{Answer, Get, Http, HttpError};
+use super::{RegistrySettings, Task};
+use crate::provider::manifest::{self, Descriptor, Parsed};
+
+/// Everything that can be a manifest here, one header.
+const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// The registries of the world, as one client with one set of connections and tokens. Cheap to make and to clone; the first use
+/// of TLS reads the system's certificates.
+#[derive(Clone)]
+pub struct RegistryClient {
+    handle: Handle,
+    state: Arc<State>,
+}
+
+struct State {
+    settings: RegistrySettings,
+    log: Logger,
+    http: Http,
+    authorizer: Authorizer,
+    /// Servers on loopback, or insecure ones, that turned out to speak TLS.
+    over_tls: Mutex<HashSet<String>>,
+}
+
+/// A manifest or index, verified.
+struct Document {
+    bytes: Vec<u8>,
+    media_type: Option<String>,
+    digest: Digest,
+}
+
+impl RegistryClient {
+    /// A client that works on the runtime of this handle, which must have its timers and sockets enabled.
+    pub fn new(settings: RegistrySettings, handle: Handle, log: Logger) -> Self {
+        let http = Http::new(&settings.limits, settings.ca_file.clone());
+        let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
+        Self {
+            handle,
+            state: Arc::new(State { settings, log, http, authorizer, over_tls: Mutex::default() }),
+        }
+    }
+
+    /// The runtime it works on.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The plan of the image that a reference means now, under the name `name`: manifest and config fetched and verified, indexes
+    /// followed to this machine's platform. Its layers come from the same registry.
+    ///
+    /// # Errors
+    /// [`ResolveError::NotFound`] when the registry has no such manifest, else [`ResolveError::Failed`]; the source of both is
+    /// a [`RegistryError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the requests.
+    pub fn resolve(
+        &self,
+        name: ImageName,
+        reference: Reference,
+    ) -> impl Future<Output = Result<ImagePlan, ResolveError>> + Send + 'static {
+        let state = self.state.clone();
+        let image = name.clone();
+        let endpoint = state.endpoint(&reference);
+        let asked = asked(&endpoint, "manifest", name_of(&reference));
+        let task = Task::spawn(&self.handle, async move { state.resolve(name, &reference, &endpoint).await });
+        async move {
+            let place = format!("registry {}", asked.registry);
+            let lost = |why: tokio::task::JoinError| Err(RegistryError::Lost { asked, why: why.to_string() });
+            task.await.unwrap_or_else(lost).map_err(|error| match error {
+                RegistryError::NotFound { .. } => {
+                    ResolveError::NotFound { image, place, source: Some(error.into()) }
+                }
+                error => ResolveError::Failed { image, source: error.into() },
+            })
+        }
+    }
+
+    /// The bytes of a blob of the repository of this reference, as they come, unverified. `size` is what the manifest says;
+    /// a registry that announces another length is refused before the first byte.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the reader, ends the request.
+    pub(super) fn open_blob(
+        &self,
+        reference: Reference,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> impl Future<Output = Result<Blob, RegistryError>> + Send + 'static {
+        let state = self.state.clone();
+        let endpoint = state.endpoint(&reference);
+        let asked = asked(&endpoint, "blob", digest.to_string());
+        let context = asked.clone();
+        let task = Task::spawn(&self.handle, async move {
+            let path = format!("blobs/{digest}");
+            let answer = state.get(&asked, &endpoint, &path, None).await?;
+            let length = answer.body.size();
+            if let (Some(expected), Some(actual)) = (size, length)
+                && expected != actual
+            {
+                return Err(RegistryError::WrongSize { asked, expected, actual });
+            }
+            Ok(blob::stream(asked, answer.body, size.or(length)))
+        });
+        async move {
+            let lost = |why: tokio::task::JoinError| {
+                Err(RegistryError::Lost { asked: context, why: why.to_string() })
+            };
+            task.await.unwrap_or_else(lost)
+        }
+    }
+}
+
+impl State {
+    fn endpoint(&self, reference: &Reference) -> Endpoint {
+        let endpoint =
+            Endpoint::of(reference, self.settings.default_registry.as_ref(), &self.settings.insecure);
+        let over_tls = self.over_tls.lock().unwrap_or_else(PoisonError::into_inner);
+        if endpoint.may_upgrade && over_tls.contains(&endpoint.server) {
+            endpoint.upgraded()
+        } else {
+            endpoint
+        }
+    }
+
+    async fn resolve(
+        &self,
+        name: ImageName,
+        reference: &Reference,
+        endpoint: &Endpoint,
+    ) -> Result<ImagePlan, RegistryError> {
+        let limits = &self.settings.limits;
+        let wanted = name_of(reference);
+        let mut at = asked(endpoint, "manifest", wanted.clone());
+        let mut document = self.manifest(&at, endpoint, reference.digest.as_ref(), None).await?;
+        let mut indexes = 0;
+        let image = loop {
+            let unusable = |source| RegistryError::Manifest { asked: at.clone(), source };
+            let index = match manifest::parse(&document.bytes, document.media_type.as_deref()) {
+                Ok(Parsed::Image(image)) => break image,
+                Ok(Parsed::Index(index)) => index,
+                Err(source) => return Err(unusable(source)),
+            };
+            indexes += 1;
+            if indexes > limits.index_depth_max {
+                let asked = asked(endpoint, "manifest", wanted);
+                return Err(RegistryError::TooDeep { asked, limit: limits.index_depth_max });
+            }
+            let entry = index.choose(&self.settings.platform).map_err(unusable)?;
+            at = asked(endpoint, "manifest", entry.digest.to_string());
+            document = self.manifest(&at, endpoint, Some(&entry.digest), Some(entry)).await?;
+        };
+        let config_at = asked(endpoint, "config", image.config.digest.to_string());
+        let bytes = self.config(&config_at, endpoint, &image.config).await?;
+        let config = manifest::parse_config(&bytes)
+            .map_err(|source| RegistryError::Manifest { asked: config_at, source })?;
+        let identity = ImageIdentity { name, manifest: document.digest, config: image.config.digest.clone() };
+        let place = Reference {
+            registry: Some(endpoint.registry.clone()),
+            repository: endpoint.repository.clone(),
+            tag: None,
+            digest: None,
+        };
+        manifest::plan(identity, &image, config, limits, |_| LayerSource::Registry(place.clone()))
+            .map_err(|source| RegistryError::Manifest { asked: at, source })
+    }
+
+    /// A manifest by tag or digest; `entry` is the index entry that led to it.
+    async fn manifest(
+        &self,
+        asked: &Asked,
+        endpoint: &Endpoint,
+        digest: Option<&Digest>,
+        entry: Option<&Descriptor>,
+    ) -> Result<Document, RegistryError> {
+        let (limit, flag) = (self.settings.limits.manifest_bytes_max, "manifest_bytes_max");
+        if let Some(size) = entry.map(|entry| entry.size).filter(|&size| size > limit) {
+            return Err(RegistryError::TooLarge { asked: asked.clone(), size, limit, flag });
+        }
+        let accept = Some(HeaderValue::from_static(ACCEPT));
+        let answer = self.get(asked, endpoint, &format!("manifests/{}", asked.name), accept).await?;
+        let encoding = answer.header(header::CONTENT_ENCODING);
+        if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+            return Err(RegistryError::Encoded { asked: asked.clone(), encoding: quote(encoding) });
+        }
+        let content_type = answer.header(header::CONTENT_TYPE).map(str::to_owned);
+        // One that cannot be read cannot be checked either; registries need not send any.
+        let stated: Option<Digest> = answer.header(CONTENT_DIGEST).and_then(|text| text.parse().ok());
+        let bytes = self.whole(asked, answer, limit, flag).await?;
+        if let Some(expected) = entry.map(|entry| entry.size)
+            && expected != bytes.len() as u64
+        {
+            let actual = bytes.len() as u64;
+            return Err(RegistryError::WrongSize { asked: asked.clone(), expected, actual });
+        }
+        if let Some(expected) = digest {
+            verify(asked, expected, &bytes)?;
+        }
+        if let Some(stated) = stated.as_ref().filter(|stated| Some(*stated) != digest) {
+            let actual = digest_like(stated, &bytes);
+            if actual != *stated {
+                let (asked, stated) = (asked.clone(), stated.clone());
+                return Err(RegistryError::HeaderDigest { asked, stated, actual });
+            }
+        }
+        let digest = digest.cloned().unwrap_or_else(|| Digest::of(&bytes));
+        // What the index says of its entry is as verified as the index is, so it counts before the header.
+        let media_type = entry.map(|entry| entry.media_type.clone()).filter(|text| !text.is_empty());
+        Ok(Document { bytes, media_type: media_type.or(content_type), digest })
+    }
+
+    async fn config(
+        &self,
+        asked: &Asked,
+        endpoint: &Endpoint,
+        config: &Descriptor,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let (limit, flag) = (self.settings.limits.config_bytes_max, "config_bytes_max");
+        if config.size > limit {
+            let (asked, size) = (asked.clone(), config.size);
+            return Err(RegistryError::TooLarge { asked, size, limit, flag });
+        }
+        let answer = self.get(asked, endpoint, &format!("blobs/{}", config.digest), None).await?;
+        let wrong_size =
+            |actual| RegistryError::WrongSize { asked: asked.clone(), expected: config.size, actual };
+        if let Some(actual) = answer.body.size().filter(|&actual| actual != config.size) {
+            return Err(wrong_size(actual));
+        }
+        let bytes = self.whole(asked, answer, limit, flag).await?;
+        if bytes.len() as u64 != config.size {
+            return Err(wrong_size(bytes.len() as u64));
+        }
+        verify(asked, &config.digest, &bytes)?;
+        Ok(bytes)
+    }
+
+    async fn whole(
+        &self,
+        asked: &Asked,
+        answer: Answer,
+        limit: u64,
+        flag: &'static str,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let whole = answer.body.whole(limit, Some(flag)).await;
+        whole.map_err(|source| RegistryError::Http { asked: asked.clone(), source })
+    }
+
+    /// The 200 answer to a GET of something of the repository.
+    async fn get(
+        &self,
+        asked: &Asked,
+        endpoint: &Endpoint,
+        what: &str,
+        accept: Option<HeaderValue>,
+    ) -> Result<Answer, RegistryError> {
+        let first = self.get_authorized(asked, endpoint, what, accept.clone()).await;
+        let wants_tls = endpoint.scheme == Scheme::Http && first.as_ref().is_err_and(wants_tls);
+        if !(wants_tls && endpoint.may_upgrade) {
+            return first;
+        }
+        let second = self.get_authorized(asked, &endpoint.upgraded(), what, accept).await;
+        // Only a server that cannot do TLS either is better explained by its first answer.
+        if let Err(RegistryError::Http { source: HttpError::NotTls { .. }, .. }) = second {
+            return first;
+        }
+        self.over_tls.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.server.clone());
+        second
+    }
+
+    async fn get_authorized(
+        &self,
+        asked: &Asked,
+        endpoint: &Endpoint,
+        what: &str,
+        accept: Option<HeaderValue>,
+    ) -> Result<Answer, RegistryError> {
+        let address =
+            endpoint.address(what).ok_or_else(|| RegistryError::Address { asked: asked.clone() })?;
+        let mut grant = self.authorizer.known(endpoint).await;
+        let mut renewed = false;
+        loop {
+            debug!(self.log, "asking registry"; "registry" => &endpoint.server, "what" => %asked);
+            let get = Get { address: address.clone(), accept: accept.clone(), authorization: grant.header() };
+            let answer = self.http.get(get).await;
+            let answer = answer.map_err(|source| RegistryError::Http { asked: asked.clone(), source })?;
+            match answer.status.as_u16() {
+                200 => return Ok(answer),
+                // A challenge from where a redirect led is not this registry's to make.
+                401 if !renewed && !answer.redirected => {
+                    let fresh = self.authorizer.renewed(&self.http, endpoint, &grant, &answer).await;
+                    grant = fresh.map_err(|source| RegistryError::Auth { asked: asked.clone(), source })?;
+                    renewed = true;
+                    answer.body.drain().await;
+                }
+                _ => return Err(self.refusal(asked, endpoint, answer, &grant).await),
+            }
+        }
+    }
+
+    async fn refusal(
+        &self,
+        asked: &Asked,
+        endpoint: &Endpoint,
+        answer: Answer,
+        grant: &Grant,
+    ) -> RegistryError {
+        let status = answer.status.as_u16();
+        let content_type = answer.header(header::CONTENT_TYPE).map(str::to_owned);
+        let body = answer.body.beginning(self.settings.limits.answer_bytes_max).await;
+        let said = Said::in_body(&body, content_type.as_deref());
+        let (asked, credentials) = (asked.clone(), grant.credentials.clone());
+        match status {
+            401 | 403 => RegistryError::Denied { asked, status, said, credentials },
+            404 => RegistryError::NotFound { asked, said },
+            429 => RegistryError::TooMany { asked, said, credentials },
+            // What Go, nginx and Apache httpd say to plain http on a TLS port.
+            400 if endpoint.scheme == Scheme::Http && mentions_https(&body) => {
+                let hint = WANTS_TLS;
+                RegistryError::Status { asked, status, said, hint }
+            }
+            _ => RegistryError::Status { asked, status, said, hint: "" },
+        }
+    }
+}
+
+const WANTS_TLS: &str = "; it wants TLS: name it as https://... in --docker_registry";
+
+fn wants_tls(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::Status { hint, .. } => *hint == WANTS_TLS,
+        // Others answer with the bytes of a TLS alert.
+        RegistryError::Http { source: HttpError::NotHttp { .. }, .. } => true,
+        _ => false,
+    }
+}
+
+fn mentions_https(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+    text.contains("https") || text.contains("ssl-enabled")
+}
+
+fn asked(endpoint: &Endpoint, what: &'static str, name: String) -> Asked {
+    Asked { what, name, repository: endpoint.repository.clone(), registry: endpoint.registry.clone() }
+}
+
+/// What the registry is asked by: the digest where there is one, else the tag.
+fn name_of(reference: &Reference) -> String {
+    match &reference.digest {
+        Some(digest) => digest.to_string(),
+        None => reference.tag_or_default().to_owned(),
+    }
+}
+
+fn verify(asked: &Asked, expected: &Digest, bytes: &[u8]) -> Result<(), RegistryError> {
+    let actual = digest_like(expected, bytes);
+    if actual == *expected {
+        Ok(())
+    } else {
+        Err(RegistryError::WrongDigest { asked: asked.clone(), actual })
+    }
+}
+
+/// The digest of these bytes by the algorithm of that one.
+fn digest_like(digest: &Digest, bytes: &[u8]) -> Digest {
+    let mut hasher = digest.hasher();
+    hasher.update(bytes);
+    hasher.finish()
+}

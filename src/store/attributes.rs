@@ -1,0 +1,184 @@
+//! Owner, mode, xattrs and times of what was unpacked, in the one order that keeps them: a change of owner takes
+//! setuid bits and file capabilities away, so the mode comes after it and xattrs after that; times come last.
+//!
+//! What making a file gave it already is not set again: a plain file of our own costs one call, for its times.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::flaw::EntryError;
+use super::tar::Member;
+use super::whiteout::is_overlay_xattr;
+use crate::sys::beneath;
+
+/// What a layer asked for and did not get, in numbers of entries (xattrs: of xattrs).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NotSet {
+    /// In a user namespace: owners that are not mapped; the files belong to whoever unpacked them.
+    pub owners: u64,
+    /// In a user namespace: devices that could not be made.
+    pub devices: u64,
+    /// In a user namespace: xattrs that could not be set.
+    pub xattrs: u64,
+    /// Anywhere: character devices 0:0, which would act as whiteouts, and open nothing.
+    pub whiteout_devices: u64,
+    /// Anywhere: xattrs that mean something to overlayfs, and labels of the machine the image was built on.
+    pub foreign_xattrs: u64,
+}
+
+impl NotSet {
+    /// Whether everything was set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What was made, to be given its attributes.
+#[derive(Clone, Copy)]
+pub(super) enum Made<'a> {
+    /// A file that is open for writing.
+    Open(&'a File),
+    /// A name in a directory.
+    Named(BorrowedFd<'a>, &'a [u8]),
+    /// The same, a symlink, which has no mode.
+    Symlink(BorrowedFd<'a>, &'a [u8]),
+}
+
+/// What it has from its making.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inherited {
+    /// It is new, and its directory gave it nothing: it has our owner, and its mode less the umask.
+    pub(super) ours: bool,
+}
+
+/// Sets attributes, and counts what cannot be.
+pub(super) struct Attributes {
+    uid: u32,
+    gid: u32,
+    umask: u32,
+    in_user_namespace: bool,
+    pub(super) not_set: NotSet,
+}
+
+/// Why attributes were not set.
+pub(super) enum Unset {
+    Entry(EntryError),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Unset {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Labels that say something about the machine that built the image and nothing on this one: containers/storage
+/// (pkg/archive, `xattrsToIgnore`) and umoci leave them too.
+const FOREIGN: [&[u8]; 2] = [b"security.selinux", b"system.nfs4_acl"];
+
+impl Attributes {
+    pub(super) fn new(in_user_namespace: bool) -> Self {
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            umask: super::privileges::umask(),
+            in_user_namespace,
+            not_set: NotSet::default(),
+        }
+    }
+
+    /// Owner, mode, xattrs.
+    pub(super) fn set(&mut self, made: Made<'_>, member: &Member, inherited: Inherited) -> Result<(), Unset> {
+        let (uid, gid) = owner(member).map_err(Unset::Entry)?;
+        let chown = !inherited.ours || (uid, gid) != (self.uid, self.gid);
+        if chown {
+            match made.chown(uid, gid) {
+                Err(error) if self.in_user_namespace && is(&error, &[Errno::INVAL, Errno::PERM]) => {
+                    self.not_set.owners += 1;
+                }
+                other => other?,
+            }
+        }
+        let mode = member.mode;
+        if !inherited.ours || mode & self.umask != 0 || mode & 0o7000 != 0 {
+            made.chmod(mode)?;
+        }
+        for (name, value) in &member.xattrs {
+            if is_overlay_xattr(name) || FOREIGN.contains(&&name[..]) {
+                self.not_set.foreign_xattrs += 1;
+                continue;
+            }
+            if name.is_empty() || name.contains(&0) {
+                return Err(Unset::Entry(EntryError::Malformed(
+                    "the name of an xattr is empty or has a NUL in it",
+                )));
+            }
+            match made.set_xattr(name, value) {
+                Err(error)
+                    if self.in_user_namespace
+                        && is(&error, &[Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL]) =>
+                {
+                    self.not_set.xattrs += 1;
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this failure to make a device is one to be counted; counts it then.
+    pub(super) fn forgives_device(&mut self, error: &io::Error) -> bool {
+        let forgiven = self.in_user_namespace && is(error, &[Errno::PERM]);
+        self.not_set.devices += u64::from(forgiven);
+        forgiven
+    }
+}
+
+impl Made<'_> {
+    fn chown(self, uid: u32, gid: u32) -> io::Result<()> {
+        match self {
+            Self::Open(file) => beneath::chown_fd(file.as_fd(), uid, gid),
+            Self::Named(dir, name) | Self::Symlink(dir, name) => beneath::chown(dir, name, uid, gid),
+        }
+    }
+
+    fn chmod(self, mode: u32) -> io::Result<()> {
+        match self {
+            Self::Open(file) => beneath::chmod_fd(file.as_fd(), mode),
+            Self::Named(dir, name) => beneath::chmod(dir, name, mode),
+            Self::Symlink(..) => Ok(()),
+        }
+    }
+
+    fn set_xattr(self, xattr: &[u8], value: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Open(file) => beneath::set_xattr_fd(file.as_fd(), xattr, value),
+            Self::Named(dir, name) | Self::Symlink(dir, name) => beneath::set_xattr(dir, name, xattr, value),
+        }
+    }
+
+    /// Sets both times.
+    pub(super) fn set_times(self, (seconds, nanos): (i64, u32)) -> io::Result<()> {
+        match self {
+            Self::Open(file) => beneath::set_times_fd(file.as_fd(), seconds, nanos),
+            Self::Named(dir, name) | Self::Symlink(dir, name) => {
+                beneath::set_times(dir, name, seconds, nanos)
+            }
+        }
+    }
+}
+
+/// The owner, in range: chown(2) takes the highest number for "leave it".
+fn owner(member: &Member) -> Result<(u32, u32), EntryError> {
+    let id = |id: i64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+    id(member.uid).zip(id(member.gid)).ok_or(EntryError::Owner { uid: member.uid, gid: member.gid })
+}
+
+fn is(error: &io::Error, errnos: &[Errno]) -> bool {
+    Errno::from_io_error(error).is_some_and(|errno| errnos.contains(&errno))
+}

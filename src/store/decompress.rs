@@ -1,0 +1,97 @@
+//! From a blob to the bytes of its tar: gzip of any number of members, zstd of any number of frames with skippable
+//! ones among them, or plain. Recognised by its first bytes; what the media type said is for the caller to compare.
+//!
+//! What follows the last member or frame and is not another one is an error, zeros too, as in containerd and podman
+//! (Go's compress/gzip). zstd frames may ask for a window of at most 128 MiB, the decoder's default.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use keelblock_actors::image::plan::Compression;
+
+/// Bytes asked of the source at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// The tar of a blob.
+pub(super) struct Decompressed<'a> {
+    /// What its first bytes say.
+    pub(super) compression: Compression,
+    /// The bytes; errors are the source's own or say what is wrong with the stream.
+    pub(super) reader: Box<dyn Read + 'a>,
+}
+
+/// Recognises a blob and opens it.
+pub(super) fn open<'a>(mut blob: impl Read + 'a) -> io::Result<Decompressed<'a>> {
+    let mut head = Vec::with_capacity(MAGIC_BYTES);
+    blob.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut head)?;
+    let compression = recognise(&head);
+    let whole = io::Cursor::new(head).chain(BufReader::with_capacity(BUFFER_BYTES, blob));
+    let reader: Box<dyn Read + 'a> = match compression {
+        Compression::None => Box::new(whole),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        Compression::Zstd => Box::new(zstd_frames(whole)?),
+    };
+    Ok(Decompressed { compression, reader })
+}
+
+fn zstd_frames<'a>(blob: impl BufRead + 'a) -> io::Result<impl Read + 'a> {
+    zstd::stream::read::Decoder::with_buffer(blob)
+}
+
+const MAGIC_BYTES: usize = 4;
+
+/// RFC 1952, section 2.3.1; RFC 8878, sections 3.1.1 and 3.1.2. A skippable frame counts as zstd: estargz and
+/// zstd:chunked begin or end with one.
+fn recognise(head: &[u8]) -> Compression {
+    match head {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Compression::Zstd,
+        _ => Compression::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        zstd::stream::encode_all(bytes, 1).unwrap()
+    }
+
+    fn all(blob: &[u8]) -> io::Result<(Compression, Vec<u8>)> {
+        let mut opened = open(blob)?;
+        let mut bytes = Vec::new();
+        opened.reader.read_to_end(&mut bytes)?;
+        Ok((opened.compression, bytes))
+    }
+
+    #[test]
+    fn every_member_and_frame_is_read() {
+        let skippable = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"xyz"].concat();
+        assert_eq!(all(b"plain").unwrap(), (Compression::None, b"plain".to_vec()));
+        assert_eq!(all(b"").unwrap(), (Compression::None, vec![]));
+        let members = [gzip(b"one"), gzip(b""), gzip(b"two")].concat();
+        assert_eq!(all(&members).unwrap(), (Compression::Gzip, b"onetwo".to_vec()));
+        let frames = [&skippable[..], &zstd(b"one"), &skippable, &zstd(b"two"), &skippable].concat();
+        assert_eq!(all(&frames).unwrap(), (Compression::Zstd, b"onetwo".to_vec()));
+    }
+
+    #[test]
+    fn cut_streams_and_what_follows_them_are_errors() {
+        for whole in [gzip(&[7; 1000]), zstd(&[7; 1000])] {
+            for cut in [5, whole.len() / 2, whole.len() - 1] {
+                assert!(all(&whole[..cut]).is_err(), "cut at {cut} of {}", whole.len());
+            }
+            for tail in [&b"garbage"[..], &[0; 512]] {
+                assert!(all(&[&whole, tail].concat()).is_err());
+            }
+        }
+    }
+}

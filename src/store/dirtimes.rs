@@ -1,0 +1,107 @@
+//! Times of directories, set when nothing is made in them any more.
+//!
+//! What was noted is spilled to a file when it grows: a hostile layer of ten million directories must not be held in
+//! memory.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::sys::beneath;
+
+/// Bytes noted in memory.
+const NOTES_BYTES_MAX: usize = 1 << 20;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct DirTimes {
+    notes: Vec<u8>,
+    spilled: Option<File>,
+}
+
+impl DirTimes {
+    /// Notes the time of a directory, by clean path. A later note for the same path wins.
+    pub(super) fn note(&mut self, path: &[u8], mtime: (i64, u32), spill_to: &Path) -> io::Result<()> {
+        self.notes.extend_from_slice(&(path.len() as u32).to_le_bytes());
+        self.notes.extend_from_slice(path);
+        self.notes.extend_from_slice(&mtime.0.to_le_bytes());
+        self.notes.extend_from_slice(&mtime.1.to_le_bytes());
+        if self.notes.len() < NOTES_BYTES_MAX {
+            return Ok(());
+        }
+        if self.spilled.is_none() {
+            let file = File::options().read(true).write(true).create_new(true).open(spill_to)?;
+            // Needed no longer than it is open.
+            std::fs::remove_file(spill_to)?;
+            self.spilled = Some(file);
+        }
+        if let Some(file) = &mut self.spilled {
+            file.write_all(&self.notes)?;
+            self.notes.clear();
+        }
+        Ok(())
+    }
+
+    /// Sets them all, below `root`. What is no directory any more is left as it is.
+    pub(super) fn apply(mut self, root: BorrowedFd<'_>) -> io::Result<()> {
+        if let Some(mut file) = self.spilled.take() {
+            file.seek(SeekFrom::Start(0))?;
+            apply_each(&mut io::BufReader::new(file), root)?;
+        }
+        apply_each(&mut &self.notes[..], root)
+    }
+}
+
+fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>) -> io::Result<()> {
+    let (mut length, mut seconds, mut nanos) = ([0; 4], [0; 8], [0; 4]);
+    loop {
+        match notes.read_exact(&mut length) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let mut path = vec![0; u32::from_le_bytes(length) as usize];
+        notes.read_exact(&mut path)?;
+        notes.read_exact(&mut seconds)?;
+        notes.read_exact(&mut nanos)?;
+        let dir = match beneath::open_dir_in_root_for_reading(root, &path) {
+            Ok(dir) => dir,
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                _ => return Err(error),
+            },
+        };
+        beneath::set_times_fd(dir.as_fd(), i64::from_le_bytes(seconds), u32::from_le_bytes(nanos))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn times_are_set_in_order_also_those_that_were_spilled() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let before = std::fs::metadata(dir.path().join("file")).unwrap().mtime();
+        let mut times = DirTimes::default();
+        let spill = dir.path().join("spill");
+        for seconds in 0..60_000 {
+            times.note(b"a", (seconds, 7), &spill).unwrap();
+            times.note(b"gone", (1, 1), &spill).unwrap();
+        }
+        times.note(b"file", (1, 1), &spill).unwrap();
+        assert!(times.spilled.is_some());
+        times.apply(beneath::open_root(dir.path()).unwrap().as_fd()).unwrap();
+        let a = std::fs::metadata(dir.path().join("a")).unwrap();
+        assert_eq!((a.mtime(), a.mtime_nsec()), (59_999, 7));
+        assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().mtime(), before);
+        assert!(!spill.exists());
+    }
+}

@@ -1,0 +1,388 @@
+//! Applies the members of a layer's tar, one after the other, to a private tree.
+//!
+//! A later entry for a name replaces an earlier one, except that a directory stays with what is in it. A directory
+//! that replaces anything else, or a whiteout, is opaque: applied in order to a full tree (as umoci does), what stood
+//! in its way would have removed what the layers below have there.
+//!
+//! A character device 0:0 in a tar is not made, and counted: on disk it would be a whiteout, which the layer did not
+//! say, and it opens nothing. Images with a docker store in them have some.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::attributes::{Attributes, Inherited, Made, NotSet, Unset};
+use super::dirtimes::DirTimes;
+use super::flaw::{EntryError, Flaw, text};
+use super::tar::{Kind, Member, Reader, Source};
+use super::tree::{Dir, Lost, Tree, clean, components, is_whiteout, split};
+use super::whiteout::{self, Namespace, Sign};
+use crate::sys::beneath::{self, Special};
+
+/// What was applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    /// Bytes of file content.
+    pub(super) bytes: u64,
+    /// Entries, whiteouts among them.
+    pub(super) entries: u64,
+    /// Directories that had no entry before something in them had.
+    pub(super) implied_dirs: u64,
+    pub(super) not_set: NotSet,
+}
+
+/// See the module.
+pub(super) struct Applier {
+    tree: Tree,
+    namespace: Namespace,
+    attributes: Attributes,
+    times: DirTimes,
+    /// For messages.
+    at: PathBuf,
+    spill: PathBuf,
+    applied: Applied,
+    whiteouts: bool,
+}
+
+/// Why one entry was not applied; its path comes with [`Applier::apply`].
+enum Failed {
+    Entry(EntryError),
+    Io(io::Error),
+    Flaw(Flaw),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            // What the entry asks for cannot be, on this filesystem or any; the rest is the disk's fault.
+            Some(Errno::NAMETOOLONG | Errno::LOOP | Errno::MLINK | Errno::FBIG) => {
+                Self::Entry(EntryError::Refused(error))
+            }
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<EntryError> for Failed {
+    fn from(error: EntryError) -> Self {
+        Self::Entry(error)
+    }
+}
+
+impl From<Flaw> for Failed {
+    fn from(flaw: Flaw) -> Self {
+        Self::Flaw(flaw)
+    }
+}
+
+impl From<Lost> for Failed {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Entry(error) => Self::Entry(error),
+            Lost::Io(error) => error.into(),
+            Lost::Missing => Self::Io(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+impl From<Unset> for Failed {
+    fn from(unset: Unset) -> Self {
+        match unset {
+            Unset::Entry(error) => Self::Entry(error),
+            Unset::Io(error) => error.into(),
+        }
+    }
+}
+
+impl Applier {
+    /// Applies to the directory at `at`, whose owner and mode are root's and 0755 until an entry says otherwise.
+    /// `spill` is a name for a file that may be made meanwhile.
+    pub(super) fn new(
+        at: PathBuf,
+        spill: PathBuf,
+        namespace: Namespace,
+        in_user_namespace: bool,
+    ) -> io::Result<Self> {
+        let root = beneath::open_root(&at)?;
+        let attributes = Attributes::new(in_user_namespace);
+        let tree = Tree::new(root, namespace);
+        let (times, applied) = (DirTimes::default(), Applied::default());
+        Ok(Self { tree, namespace, attributes, times, at, spill, applied, whiteouts: false })
+    }
+
+    /// Applies one member; its payload is the reader's.
+    pub(super) fn apply<S: Source>(&mut self, member: &Member, payload: &mut Reader<S>) -> Result<(), Flaw> {
+        self.applied.entries += 1;
+        self.try_apply(member, payload).map_err(|failed| match failed {
+            Failed::Entry(source) => Flaw::Entry { path: member.path.clone(), source },
+            Failed::Io(source) => Flaw::Write { path: self.shown(&member.path), source },
+            Failed::Flaw(flaw) => flaw,
+        })
+    }
+
+    /// Sets what had to wait for the last entry.
+    pub(super) fn finish(mut self) -> Result<Applied, Flaw> {
+        let written = |source| Flaw::Write { path: self.at.clone(), source };
+        self.times.apply(self.tree.root()).map_err(written)?;
+        self.applied.implied_dirs = self.tree.implied;
+        self.applied.not_set = self.attributes.not_set;
+        Ok(self.applied)
+    }
+
+    fn shown(&self, path: &[u8]) -> PathBuf {
+        let relative = components(path).map(std::ffi::OsStr::from_bytes).collect::<PathBuf>();
+        self.at.join(relative)
+    }
+
+    fn try_apply<S: Source>(&mut self, member: &Member, payload: &mut Reader<S>) -> Result<(), Failed> {
+        let path = clean(&member.path)?;
+        if path.is_empty() {
+            return self.root(member);
+        }
+        let (parent, name) = split(&path);
+        for component in components(parent) {
+            match whiteout::sign(component) {
+                Sign::None => {}
+                Sign::Meta => return Ok(()),
+                _ => return Err(EntryError::BadWhiteout.into()),
+            }
+        }
+        match whiteout::sign(name) {
+            Sign::None => {}
+            Sign::Meta => return Ok(()),
+            Sign::Bad => return Err(EntryError::BadWhiteout.into()),
+            Sign::Opaque => return self.opaque(parent),
+            Sign::Whiteout(removed) => {
+                let dir = self.tree.find_or_make(parent)?;
+                return self.whiteout(&dir, removed);
+            }
+        }
+        if matches!(member.kind, Kind::Char { major: 0, minor: 0 }) {
+            self.attributes.not_set.whiteout_devices += 1;
+            return Ok(());
+        }
+        let dir = self.tree.find_or_make(parent)?;
+        match member.kind {
+            Kind::File => self.file(&dir, name, member, payload),
+            Kind::HardLink => self.hard_link(&dir, name, member),
+            Kind::Symlink => self.symlink(&dir, name, member),
+            Kind::Directory => self.directory(&dir, name, &path, member),
+            Kind::Char { major, minor } => {
+                let (major, minor) = device(major, minor)?;
+                self.special(&dir, name, Special::Char(major, minor), member)
+            }
+            Kind::Block { major, minor } => {
+                let (major, minor) = device(major, minor)?;
+                self.special(&dir, name, Special::Block(major, minor), member)
+            }
+            Kind::Fifo => self.special(&dir, name, Special::Fifo, member),
+        }
+    }
+
+    fn root(&mut self, member: &Member) -> Result<(), Failed> {
+        if member.kind != Kind::Directory {
+            return Err(EntryError::Malformed("it would replace the root of the layer").into());
+        }
+        let made = Made::Named(self.tree.root(), b".");
+        self.attributes.set(made, member, Inherited { ours: false })?;
+        self.times.note(b".", member.mtime, &self.spill)?;
+        Ok(())
+    }
+
+    fn file<S: Source>(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        member: &Member,
+        payload: &mut Reader<S>,
+    ) -> Result<(), Failed> {
+        let mode = member.mode & 0o777;
+        let file = self.make(dir, name, || beneath::create_file(dir.as_fd(), name, mode))?;
+        match &member.sparse {
+            None => self.applied.bytes += write(&file, 0, member.size, payload)?,
+            Some(segments) => {
+                for segment in segments {
+                    self.applied.bytes += write(&file, segment.offset, segment.length, payload)?;
+                }
+                file.set_len(member.size)?;
+            }
+        }
+        let made = Made::Open(&file);
+        self.attributes.set(made, member, Inherited { ours: !dir.setgid })?;
+        Ok(made.set_times(member.mtime)?)
+    }
+
+    fn hard_link(&mut self, dir: &Rc<Dir>, name: &[u8], member: &Member) -> Result<(), Failed> {
+        let target = clean(&member.target)?;
+        let missing = || Failed::Entry(EntryError::NoLinkTarget(text(&member.target)));
+        let bad = || Failed::Entry(EntryError::BadLinkTarget(text(&member.target)));
+        if target.is_empty() {
+            return Err(bad());
+        }
+        let (parent, existing) = split(&target);
+        let from = match self.tree.find(parent) {
+            Err(Lost::Missing) => return Err(missing()),
+            other => other?,
+        };
+        let stat = || beneath::stat(from.as_fd(), existing);
+        // A second name for a whiteout would remove a second file.
+        if self.whiteouts && stat()?.is_some_and(|stat| is_whiteout(&stat)) {
+            return Err(bad());
+        }
+        let link = || beneath::make_link(from.as_fd(), existing, dir.as_fd(), name);
+        let error = match link() {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let (source, there) = (stat()?, beneath::stat(dir.as_fd(), name)?);
+        let Some(source) = source else { return Err(missing()) };
+        if FileType::from_raw_mode(source.st_mode) == FileType::Directory {
+            return Err(bad());
+        }
+        match there {
+            // The same file already: to clear the way would remove it.
+            Some(there) if (there.st_dev, there.st_ino) == (source.st_dev, source.st_ino) => Ok(()),
+            Some(_) => {
+                self.clear(dir, name)?;
+                Ok(beneath::make_link(from.as_fd(), existing, dir.as_fd(), name)
+                    .map_err(|error| not_found(error, missing))?)
+            }
+            None => Err(error.into()),
+        }
+    }
+
+    fn symlink(&mut self, dir: &Dir, name: &[u8], member: &Member) -> Result<(), Failed> {
+        if member.target.is_empty() || member.target.contains(&0) {
+            return Err(EntryError::Malformed("a symlink has no target, or one with a NUL byte").into());
+        }
+        self.make(dir, name, || beneath::make_symlink(dir.as_fd(), name, &member.target))?;
+        let made = Made::Symlink(dir.as_fd(), name);
+        self.attributes.set(made, member, Inherited { ours: !dir.setgid })?;
+        Ok(made.set_times(member.mtime)?)
+    }
+
+    fn special(&mut self, dir: &Dir, name: &[u8], special: Special, member: &Member) -> Result<(), Failed> {
+        let mode = member.mode & 0o777;
+        match self.make(dir, name, || beneath::make_special(dir.as_fd(), name, special, mode)) {
+            Err(Failed::Io(error)) if self.attributes.forgives_device(&error) => return Ok(()),
+            other => other?,
+        }
+        let made = Made::Named(dir.as_fd(), name);
+        self.attributes.set(made, member, Inherited { ours: !dir.setgid })?;
+        Ok(made.set_times(member.mtime)?)
+    }
+
+    fn directory(&mut self, dir: &Dir, name: &[u8], path: &[u8], member: &Member) -> Result<(), Failed> {
+        let make = || beneath::make_dir(dir.as_fd(), name, member.mode & 0o777);
+        let mut ours = !dir.setgid;
+        if let Err(error) = make() {
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                return Err(error.into());
+            }
+            let there = beneath::stat(dir.as_fd(), name)?;
+            if there.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+                ours = false;
+            } else {
+                self.clear(dir, name)?;
+                make()?;
+                self.tree.hide_below(dir.as_fd(), name)?;
+            }
+        }
+        let made = Made::Named(dir.as_fd(), name);
+        self.attributes.set(made, member, Inherited { ours })?;
+        if !ours {
+            // It may be open, and known with another setgid bit than it has now.
+            self.tree.forget();
+        }
+        self.times.note(path, member.mtime, &self.spill)?;
+        Ok(())
+    }
+
+    fn whiteout(&mut self, dir: &Dir, removed: &[u8]) -> Result<(), Failed> {
+        if whiteout::is_opaque(dir, self.namespace)? {
+            return Ok(());
+        }
+        self.whiteouts = true;
+        match beneath::make_special(dir.as_fd(), removed, Special::Char(0, 0), 0) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let there = beneath::stat(dir.as_fd(), removed)?;
+                if there.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+                    self.tree.hide_below(dir.as_fd(), removed)?;
+                }
+                return Ok(());
+            }
+            other => other?,
+        }
+        Ok(beneath::set_xattr(dir.as_fd(), b".", self.namespace.origin().as_bytes(), b"")?)
+    }
+
+    fn opaque(&mut self, path: &[u8]) -> Result<(), Failed> {
+        let dir = self.tree.find_or_make(path)?;
+        Ok(self.tree.hide_below(dir.as_fd(), b".")?)
+    }
+
+    /// Makes something at a name, in place of what is there.
+    fn make<T>(&mut self, dir: &Dir, name: &[u8], make: impl Fn() -> io::Result<T>) -> Result<T, Failed> {
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.clear(dir, name)?;
+                Ok(make()?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Removes what is at a name.
+    fn clear(&mut self, dir: &Dir, name: &[u8]) -> Result<(), Failed> {
+        let Some(stat) = beneath::stat(dir.as_fd(), name)? else { return Ok(()) };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                beneath::remove_tree(dir.as_fd(), name)?;
+                self.tree.forget();
+            }
+            FileType::Symlink => {
+                beneath::unlink(dir.as_fd(), name)?;
+                self.tree.forget();
+            }
+            _ => beneath::unlink(dir.as_fd(), name)?,
+        }
+        Ok(())
+    }
+}
+
+/// Writes payload to a place in a file; bytes written. A small file is one write, unless a buffer ends in it.
+fn write<S: Source>(
+    file: &std::fs::File,
+    mut at: u64,
+    length: u64,
+    payload: &mut Reader<S>,
+) -> Result<u64, Failed> {
+    let end = at + length;
+    while at < end {
+        let bytes = payload.payload(end - at)?;
+        file.write_all_at(bytes, at)?;
+        let count = bytes.len();
+        payload.advance(count);
+        at += count as u64;
+    }
+    Ok(length)
+}
+
+/// The numbers of a device, within what Linux has: 12 and 20 bits.
+fn device(major: i64, minor: i64) -> Result<(u32, u32), EntryError> {
+    let within = |number: i64, bits: u32| u32::try_from(number).ok().filter(|number| number >> bits == 0);
+    within(major, 12).zip(within(minor, 20)).ok_or(EntryError::Device { major, minor })
+}
+
+fn not_found(error: io::Error, missing: impl Fn() -> Failed) -> Failed {
+    match error.kind() {
+        io::ErrorKind::NotFound => missing(),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,87 @@
+//! What a committed layer is on disk, as its `layer.json` says.
+//!
+//! A layer is something that can be shown as a read-only directory. The only form so far is a tree that is that
+//! directory; another (an EROFS image, say) is one more [`Form`], written by its own kind of unpacking and shown by a
+//! mount that the [`LayerDir`]'s hold keeps.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use keelblock_actors::error::StoreError;
+use keelblock_actors::image::digest::{DiffId, Digest};
+use keelblock_actors::image::plan::Compression;
+use keelblock_actors::ports::LayerDir;
+use serde::{Deserialize, Serialize};
+
+use super::attributes::NotSet;
+use super::layout::{LAYER_RECORD, Layout, TREE};
+use super::whiteout::Namespace;
+
+/// How a layer is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// Unpacked below `tree/`.
+    Tree,
+}
+
+/// `layer.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// How it is kept.
+    pub form: Form,
+    /// What it is; also the name of its directory.
+    pub diff_id: DiffId,
+    /// Bytes of file content, holes and second names of a file not counted.
+    pub bytes: u64,
+    /// Entries of its tar.
+    pub entries: u64,
+    /// The blob that brought it, where its digest was known.
+    pub blob: Option<Digest>,
+    /// How that was compressed.
+    pub compression: Compression,
+    /// Directories that have no entry of their own in the tar: root's, mode 0755, time of unpacking.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub implied_dirs: u64,
+    /// What the layer asked for and did not get.
+    #[serde(default, skip_serializing_if = "NotSet::is_empty")]
+    pub not_set: NotSet,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl LayerRecord {
+    /// That of a committed layer.
+    pub(super) fn read(layout: &Layout, diff: &DiffId) -> Result<Self, StoreError> {
+        let path = layout.layer_record(diff);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing { layer: diff.clone() });
+            }
+            Err(source) => return Err(StoreError::Io { act: "read", path, source }),
+        };
+        serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged { path, source: error.into() })
+    }
+
+    /// Writes it into a layer still in staging.
+    pub(super) fn write(&self, staged: &Path) -> io::Result<()> {
+        std::fs::write(staged.join(LAYER_RECORD), serde_json::to_vec(self)?)
+    }
+
+    /// Shows the layer.
+    pub(super) fn show(&self, layout: &Layout, namespace: Namespace) -> LayerDir {
+        match self.form {
+            Form::Tree => LayerDir {
+                diff_id: self.diff_id.clone(),
+                path: layout.layer(&self.diff_id).join(TREE),
+                user_xattrs: namespace == Namespace::User,
+                hold: Arc::new(()),
+            },
+        }
+    }
+}

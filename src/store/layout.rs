@@ -1,0 +1,130 @@
+//! Every path of the store. Nothing here touches the disk.
+//!
+//! ```text
+//! <store>/                          mode 0700: layers hold setuid files of strangers
+//!   format                          JSON: version, and in which xattr namespace opaque marks are
+//!   lock                            flock: shared to pin, exclusive to prune, both for moments
+//!   layers/<alg>/<hex>/             one committed layer, named by its diff ID; appears by rename, whole
+//!     layer.json                    what it is: form, bytes, entries, blob digest, what could not be set
+//!     tree/                         form "tree": the unpacked layer in overlayfs form
+//!   blobs/<alg>/<hex>               text: the diff ID that the blob of this digest unpacks to
+//!   images/<sha256 of name>.json    one pulled image
+//!   locks/<alg>-<hex>               flock: the right to bring this layer; there while somebody has it
+//!   pins/<name>                     flock: layer keys that a live process keeps from being pruned
+//!   staging/<name>                  flock: a layer or a file being made; anybody's garbage once unlocked
+//!   gc/<name>                       renamed away, to be deleted
+//! ```
+//!
+//! `staging`, `layers`, `images` and `gc` are on one filesystem, since everything moves between them by rename.
+
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use keelblock_actors::image::digest::{DiffId, Digest};
+use keelblock_actors::image::name::ImageName;
+use keelblock_actors::image::plan::LayerKey;
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+/// The directories of a store, besides the store itself.
+pub(super) const DIRECTORIES: [&str; 11] = [
+    "layers",
+    "layers/sha256",
+    "layers/sha512",
+    "blobs",
+    "blobs/sha256",
+    "blobs/sha512",
+    "images",
+    "locks",
+    "pins",
+    "staging",
+    "gc",
+];
+
+/// Below a layer or a staging directory: what it is.
+pub(super) const LAYER_RECORD: &str = "layer.json";
+/// Below a layer or a staging directory: the unpacked tree.
+pub(super) const TREE: &str = "tree";
+
+impl Layout {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn format(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    pub(super) fn store_lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(super) fn layers(&self, algorithm: &str) -> PathBuf {
+        self.root.join("layers").join(algorithm)
+    }
+
+    pub(super) fn layer(&self, diff: &DiffId) -> PathBuf {
+        self.layers(diff.0.algorithm()).join(diff.0.hex())
+    }
+
+    pub(super) fn layer_record(&self, diff: &DiffId) -> PathBuf {
+        self.layer(diff).join(LAYER_RECORD)
+    }
+
+    pub(super) fn blobs(&self, algorithm: &str) -> PathBuf {
+        self.root.join("blobs").join(algorithm)
+    }
+
+    pub(super) fn blob(&self, blob: &Digest) -> PathBuf {
+        self.blobs(blob.algorithm()).join(blob.hex())
+    }
+
+    pub(super) fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub(super) fn image(&self, name: &ImageName) -> PathBuf {
+        let digest = Digest::of(name.canonical().to_string().as_bytes());
+        self.images().join(format!("{}.json", digest.hex()))
+    }
+
+    /// The lock on bringing a layer. A layer known by blob and one known by diff ID lock differently even if they
+    /// turn out to be one: then both are unpacked and the second commit finds the first.
+    pub(super) fn claim_lock(&self, key: &LayerKey) -> PathBuf {
+        let (kind, digest) = match key {
+            LayerKey::Diff(diff) => ("diff", &diff.0),
+            LayerKey::Blob(blob) => ("blob", blob),
+        };
+        self.root.join("locks").join(format!("{kind}-{}-{}", digest.algorithm(), digest.hex()))
+    }
+
+    pub(super) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
+    pub(super) fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    pub(super) fn gc(&self) -> PathBuf {
+        self.root.join("gc")
+    }
+}
+
+/// A file name that no other process and no other call will come up with; whoever makes the file still excludes
+/// that it exists.
+pub(super) fn fresh_name() -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    format!("{:x}-{:x}-{nanos:x}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}

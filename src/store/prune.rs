@@ -1,0 +1,155 @@
+//! Removes images and layers that nobody uses.
+//!
+//! What is used: images and layers the caller names (those of all containers), layers of images that stay, and layers
+//! pinned by live processes. Under the store lock, exclusive, it is decided and moved away, which is a matter of
+//! renames; the trees are deleted after the lock is given back.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use keelblock_actors::container::RootfsRecord;
+use keelblock_actors::error::StoreError;
+use keelblock_actors::image::digest::{DiffId, Digest};
+use keelblock_actors::image::name::ImageName;
+use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::ports::{Keep, Pruned};
+use slog::{Logger, debug, warn};
+
+use super::form::LayerRecord;
+use super::images::{self, names};
+use super::layout::Layout;
+use super::{pin, recover};
+use crate::sys::lock::LockKind;
+
+/// See the module.
+pub(super) fn prune(
+    layout: &Layout,
+    keep: &Keep,
+    in_use: &[RootfsRecord],
+    log: &Logger,
+) -> Result<Pruned, StoreError> {
+    let store = pin::lock_store(layout, LockKind::Exclusive)?;
+    let mut pruned = Pruned::default();
+    let used = used(layout, keep, in_use, log, &mut pruned)?;
+    let mut gone = Vec::new();
+    for diff in layers(layout)? {
+        if used.contains(&diff) {
+            continue;
+        }
+        match LayerRecord::read(layout, &diff) {
+            Ok(record) => pruned.bytes += record.bytes,
+            // It goes all the same.
+            Err(error) => debug!(log, "layer of unknown size pruned"; "layer" => %diff, "error" => %error),
+        }
+        gone.push(recover::discard(layout, &layout.layer(&diff))?);
+        pruned.layers.push(diff);
+    }
+    forget_blobs(layout, log)?;
+    drop(store);
+    collect_all(gone)?;
+    Ok(pruned)
+}
+
+/// The layers that stay; the records of images that do not are removed.
+fn used(
+    layout: &Layout,
+    keep: &Keep,
+    in_use: &[RootfsRecord],
+    log: &Logger,
+    pruned: &mut Pruned,
+) -> Result<BTreeSet<DiffId>, StoreError> {
+    let named =
+        keep.images.iter().chain(in_use.iter().flat_map(|used| used.images.iter().map(|id| &id.name)));
+    let named: BTreeSet<ImageName> = named.map(ImageName::canonical).collect();
+    let mut used: BTreeSet<DiffId> = in_use.iter().flat_map(|used| used.layers.iter().cloned()).collect();
+    for key in pin::pinned(layout, log)? {
+        match key {
+            LayerKey::Diff(diff) => {
+                used.insert(diff);
+            }
+            // Without an index it is not in the store by this name, so there is nothing to keep.
+            LayerKey::Blob(blob) => used.extend(diff_of_blob(layout, &blob)?),
+        }
+    }
+    for (path, record) in images::list(layout, log)? {
+        let name = record.plan.identity.name;
+        if named.contains(&name.canonical()) {
+            used.extend(record.layers.into_iter().map(|layer| layer.diff_id));
+            continue;
+        }
+        remove_file(path)?;
+        pruned.images.push(name);
+    }
+    Ok(used)
+}
+
+/// Every layer in the store.
+fn layers(layout: &Layout) -> Result<Vec<DiffId>, StoreError> {
+    let mut layers = Vec::new();
+    for algorithm in ["sha256", "sha512"] {
+        for name in names(&layout.layers(algorithm))? {
+            // What is no digest is not ours.
+            if let Ok(diff) = format!("{algorithm}:{}", name.to_string_lossy()).parse() {
+                layers.push(diff);
+            }
+        }
+    }
+    layers.sort();
+    Ok(layers)
+}
+
+/// The layer that a blob unpacked to, as the index says; it may be gone.
+pub(super) fn diff_of_blob(layout: &Layout, blob: &Digest) -> Result<Option<DiffId>, StoreError> {
+    let path = layout.blob(blob);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            text.parse().map(Some).map_err(|error| StoreError::Damaged { path, source: Box::new(error) })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StoreError::Io { act: "read", path, source }),
+    }
+}
+
+/// Removes what the blob index says of layers that are not there.
+fn forget_blobs(layout: &Layout, log: &Logger) -> Result<(), StoreError> {
+    for algorithm in ["sha256", "sha512"] {
+        for name in names(&layout.blobs(algorithm))? {
+            let path = layout.blobs(algorithm).join(name);
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let stays = match text.parse::<DiffId>() {
+                Ok(diff) => layout.layer(&diff).exists(),
+                Err(error) => {
+                    warn!(log, "damaged blob index removed"; "path" => %path.display(), "error" => %error);
+                    false
+                }
+            };
+            if !stays {
+                remove_file(path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_file(path: PathBuf) -> Result<(), StoreError> {
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::Io { act: "remove", path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Deletes all, also when one of them cannot be; the first failure.
+fn collect_all(gone: Vec<PathBuf>) -> Result<(), StoreError> {
+    let mut first = Ok(());
+    for path in gone {
+        if let Err(error) = recover::collect(&path)
+            && first.is_ok()
+        {
+            first = Err(error);
+        }
+    }
+    first
+}

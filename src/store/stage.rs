@@ -1,0 +1,101 @@
+//! Private places in `staging/`: a directory for a layer, a file for a record. Each is locked by whoever works on it,
+//! and gone unless it was renamed into its place; what a killed process leaves is unlocked, so anybody may remove it.
+//!
+//! Between making and locking there is a moment in which another process may take it for such a leftover. Therefore:
+//! lock, then look whether it is still there, else make another.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::layout::{Layout, fresh_name};
+use crate::sys::lock::{self, LockKind};
+
+/// A staging directory. Dropping it removes it with all that is in it.
+#[derive(Debug)]
+pub(super) struct Stage {
+    path: PathBuf,
+    committed: bool,
+    /// Locked.
+    _dir: File,
+}
+
+impl Stage {
+    pub(super) fn new(layout: &Layout) -> io::Result<Self> {
+        loop {
+            let path = layout.staging().join(fresh_name());
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                other => other?,
+            }
+            if let Some(dir) = lock::try_lock_existing(&path, LockKind::Exclusive)? {
+                return Ok(Self { path, committed: false, _dir: dir });
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Renames it to where all can see it. `false` = there is one already, and this one is removed.
+    pub(super) fn commit(mut self, to: &Path) -> io::Result<bool> {
+        match std::fs::rename(&self.path, to) {
+            Ok(()) => {
+                self.committed = true;
+                Ok(true)
+            }
+            // rename(2) names either for a directory that is there and not empty.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !self.committed {
+            // What cannot be removed now is unlocked by the close that follows, and removed by the next recovery.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Writes a file whole or not at all, in place of an earlier one.
+pub(super) fn write(layout: &Layout, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (staged, _lock) = staged_file(layout, bytes)?;
+    std::fs::rename(&staged, path).inspect_err(|_| drop(std::fs::remove_file(&staged)))
+}
+
+/// Writes a file whole or not at all, unless there is one already (`AlreadyExists`).
+pub(super) fn write_new(layout: &Layout, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (staged, _lock) = staged_file(layout, bytes)?;
+    let linked = std::fs::hard_link(&staged, path);
+    std::fs::remove_file(&staged)?;
+    linked
+}
+
+fn staged_file(layout: &Layout, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
+    loop {
+        let path = layout.staging().join(fresh_name());
+        let mut file = match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            other => other?,
+        };
+        if lock::try_lock(&file, LockKind::Exclusive)? && lock::leads_to(&path, &file)? {
+            if let Err(error) = file.write_all(bytes) {
+                let _ = std::fs::remove_file(&path);
+                return Err(error);
+            }
+            return Ok((path, file));
+        }
+    }
+}

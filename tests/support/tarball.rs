@@ -1,0 +1,236 @@
+//! Builds tars byte by byte, so that they can be as odd as a stranger's, and puts them into stores.
+#![allow(dead_code, reason = "each test crate uses a part")]
+
+use std::io::Write;
+use std::path::Path;
+
+use keelblock::limits::Limits;
+use keelblock::store::{DiskStore, Privileges};
+use keelblock_actors::error::UnpackError;
+use keelblock_actors::image::digest::{DiffId, Digest};
+use keelblock_actors::image::plan::{BlobSpec, Compression, LayerKey, LayerSource, LayerSpec};
+use keelblock_actors::ports::{Claim, Store, StoredLayer};
+use keelblock_actors::stop::Stop;
+
+/// A tar in the making.
+#[derive(Clone, Default)]
+pub(crate) struct Tarball(pub(crate) Vec<u8>);
+
+/// One header, ustar unless `raw` says otherwise, root's, mode 0644, time 1_000_000.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: u8,
+    pub(crate) link: Vec<u8>,
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    pub(crate) size: Option<u64>,
+    pub(crate) mtime: u64,
+    pub(crate) device: (u32, u32),
+    pub(crate) data: Vec<u8>,
+    pub(crate) pax: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) raw: Vec<(usize, Vec<u8>)>,
+}
+
+pub(crate) fn entry(kind: u8, name: impl AsRef<[u8]>) -> Entry {
+    Entry {
+        name: name.as_ref().to_vec(),
+        kind,
+        link: vec![],
+        mode: if kind == b'5' { 0o755 } else { 0o644 },
+        uid: 0,
+        gid: 0,
+        size: None,
+        mtime: 1_000_000,
+        device: (0, 0),
+        data: vec![],
+        pax: vec![],
+        raw: vec![],
+    }
+}
+
+pub(crate) fn file(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Entry {
+    Entry { data: data.as_ref().to_vec(), ..entry(b'0', name) }
+}
+
+pub(crate) fn dir(name: impl AsRef<[u8]>) -> Entry {
+    entry(b'5', name)
+}
+
+pub(crate) fn symlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
+    Entry { link: target.as_ref().to_vec(), ..entry(b'2', name) }
+}
+
+pub(crate) fn hard_link(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
+    Entry { link: target.as_ref().to_vec(), ..entry(b'1', name) }
+}
+
+impl Entry {
+    pub(crate) fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    pub(crate) fn owner(mut self, uid: u64, gid: u64) -> Self {
+        (self.uid, self.gid) = (uid, gid);
+        self
+    }
+
+    pub(crate) fn mtime(mut self, mtime: u64) -> Self {
+        self.mtime = mtime;
+        self
+    }
+
+    pub(crate) fn size(mut self, size: u64) -> Self {
+        self.size = Some(size);
+        self
+    }
+
+    pub(crate) fn device(mut self, major: u32, minor: u32) -> Self {
+        self.device = (major, minor);
+        self
+    }
+
+    pub(crate) fn pax(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
+        self.pax.push((key.into(), value.as_ref().to_vec()));
+        self
+    }
+
+    pub(crate) fn xattr(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.pax(&format!("SCHILY.xattr.{name}"), value)
+    }
+
+    /// Bytes to put over the header before its checksum is made.
+    pub(crate) fn raw(mut self, at: usize, bytes: impl AsRef<[u8]>) -> Self {
+        self.raw.push((at, bytes.as_ref().to_vec()));
+        self
+    }
+
+    fn header(&self) -> [u8; 512] {
+        let mut header = [0; 512];
+        let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &self.name[..self.name.len().min(100)]);
+        put(100, format!("{:07o}", self.mode).as_bytes());
+        put(108, format!("{:07o}", self.uid).as_bytes());
+        put(116, format!("{:07o}", self.gid).as_bytes());
+        put(124, format!("{:011o}", self.size.unwrap_or(self.data.len() as u64)).as_bytes());
+        put(136, format!("{:011o}", self.mtime).as_bytes());
+        put(156, &[self.kind]);
+        put(157, &self.link[..self.link.len().min(100)]);
+        put(257, b"ustar\x0000");
+        put(329, format!("{:07o}", self.device.0).as_bytes());
+        put(337, format!("{:07o}", self.device.1).as_bytes());
+        for (at, bytes) in &self.raw {
+            put(*at, bytes);
+        }
+        put(148, b"        ");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        header
+    }
+}
+
+/// Records of an extended header.
+pub(crate) fn pax_records(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (key, value) in records {
+        let rest = key.len() + value.len() + 3;
+        let mut length = rest + 1;
+        while length != rest + length.to_string().len() {
+            length = rest + length.to_string().len();
+        }
+        bytes.extend_from_slice(format!("{length} ").as_bytes());
+        bytes.extend_from_slice(key);
+        bytes.push(b'=');
+        bytes.extend_from_slice(value);
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
+impl Tarball {
+    pub(crate) fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
+        entries.into_iter().fold(Self::default(), Self::with)
+    }
+
+    pub(crate) fn with(mut self, entry: Entry) -> Self {
+        if !entry.pax.is_empty() {
+            self = self.with(file("pax", pax_records(&entry.pax)).raw(156, b"x"));
+        }
+        self.0.extend_from_slice(&entry.header());
+        self.data(&entry.data)
+    }
+
+    /// Payload, padded.
+    pub(crate) fn data(mut self, data: &[u8]) -> Self {
+        self.0.extend_from_slice(data);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    pub(crate) fn end(mut self) -> Vec<u8> {
+        self.0.resize(self.0.len() + 1024, 0);
+        self.0
+    }
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(crate) fn quiet() -> slog::Logger {
+    slog::Logger::root(slog::Discard, slog::o!())
+}
+
+pub(crate) fn store_with(dir: &Path, limits: Limits) -> DiskStore {
+    DiskStore::open(dir, limits, Privileges::detect().unwrap(), quiet()).unwrap()
+}
+
+pub(crate) fn store(dir: &Path) -> DiskStore {
+    store_with(dir, Limits::default())
+}
+
+/// What a truthful manifest says of this tar, sent as it is.
+pub(crate) fn spec(tar: &[u8]) -> LayerSpec {
+    spec_of(tar, tar, Compression::None)
+}
+
+/// What a truthful manifest says of this tar and its blob.
+pub(crate) fn spec_of(tar: &[u8], blob: &[u8], compression: Compression) -> LayerSpec {
+    LayerSpec {
+        key: LayerKey::Diff(DiffId(Digest::of(tar))),
+        blob: BlobSpec {
+            digest: Some(Digest::of(blob)),
+            size: Some(blob.len() as u64),
+            compression: Some(compression),
+            media_type: Some("application/x-test".to_owned()),
+        },
+        source: LayerSource::File { path: "/test".into() },
+    }
+}
+
+/// Claims and unpacks.
+pub(crate) fn put(store: &DiskStore, spec: &LayerSpec, mut blob: &[u8]) -> Result<StoredLayer, UnpackError> {
+    match store.claim(&spec.key).unwrap() {
+        Claim::Mine(staging) => staging.unpack(spec, &mut blob, &Stop::default()),
+        Claim::Here(layer) => Ok(layer),
+        Claim::Elsewhere => panic!("claimed elsewhere"),
+    }
+}
+
+pub(crate) fn put_tar(store: &DiskStore, tar: &[u8]) -> Result<StoredLayer, UnpackError> {
+    put(store, &spec(tar), tar)
+}
+
+/// Whether this process may do what root may; says so when not.
+pub(crate) fn root() -> bool {
+    let privileges = Privileges::detect().unwrap();
+    let root = rustix::process::geteuid().is_root() && !privileges.in_user_namespace;
+    if !root {
+        eprintln!("skipped: needs real root");
+    }
+    root
+}
