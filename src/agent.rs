@@ -154,6 +154,9 @@ impl Agent {
             privileges.in_user_namespace,
             config.mounts_must_outlive,
         )?;
+        if let Some(reason) = &chosen.fallback {
+            slog::info!(log, "root filesystems are copied"; "error" => keelblock_actors::error::chain(reason));
+        }
         let isolators = isolator::compose(
             &config.isolation,
             &isolator::Settings {
@@ -174,7 +177,7 @@ impl Agent {
             providers,
             pullers,
             backends: chosen.backends,
-            default_backend: chosen.name,
+            default_backend: chosen.default,
             isolators,
             launcher: launcher.clone(),
             observer,

@@ -1,9 +1,15 @@
 //! Backends: one actor per backend, which finds or starts the actor of a rootfs.
+//!
+//! Passing a request on is synchronous, so those for one rootfs keep the order in which they came; those for different
+//! rootfses wait for a slot of the pool at most. A mount whose asker leaves goes on: what stops it is the unmount that
+//! follows. The actor of a rootfs ends when nothing is mounted and no reply of it is due.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use actix::{Actor, ActorFutureExt, Addr, Context, Handler, MailboxError, ResponseActFuture, WrapFuture};
+use actix::{
+    Actor, ActorFutureExt, Addr, Context, Handler, MailboxError, Message, ResponseActFuture, WrapFuture,
+};
 
 use crate::container::{ContainerId, RootfsId};
 use crate::error::{Gone, MountError};
@@ -25,6 +31,14 @@ pub(crate) struct Entry {
     addr: Addr<RootfsActor>,
     stop: Stop,
     due: usize,
+}
+
+/// Forget a rootfs without unmounting it: it stays.
+pub(crate) struct LetGo {
+    pub(crate) rootfs: (ContainerId, RootfsId),
+}
+impl Message for LetGo {
+    type Result = ();
 }
 
 impl Actor for BackendActor {
@@ -93,5 +107,16 @@ impl Handler<Unmount> for BackendActor {
             this.replied(&key, reply.is_ok());
             reply
         }))
+    }
+}
+
+impl Handler<LetGo> for BackendActor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, LetGo { rootfs }: LetGo, _: &mut Self::Context) -> Self::Result {
+        let Some(entry) = self.rootfses.get_mut(&rootfs) else { return Box::pin(async {}.into_actor(self)) };
+        entry.due += 1;
+        let reply = entry.addr.send(crate::rootfs::LetGo);
+        Box::pin(reply.into_actor(self).map(move |_, this, _| this.replied(&rootfs, true)))
     }
 }

@@ -3,10 +3,14 @@
 //! A launch is a story told by one task ([`launch`]); a destroy marks the container first, waits for the story to
 //! reach its next full stop, and takes down what was built, in reverse. Whoever gives a launch up, by leaving or by
 //! asking for a destroy from any process, gets the same teardown.
+//!
+//! Steps of a story are never dropped half way, so what a step made is always known to the teardown; the one
+//! exception is waiting for an image, which is given up at once and cleared away by the provisioner.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +18,7 @@ use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture};
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared, join_all, try_join_all};
 use slog::Logger;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::container::{ContainerId, ContainerRecord, ContainerSpec, ExitStatus, PhaseName, VolumeSource};
 use crate::error::{ContainerError, Gone, LaunchError, RecordError, chain};
@@ -24,13 +28,15 @@ use crate::messages::{
     Deprovision, Destroy, Exec, Executed, Kill, Launch, List, Provision, ProvisionContainer, Provisioned,
     Recover, RunningContainer, Wait,
 };
-use crate::pool::{Admission, Admitted, Pool};
+use crate::pool::{Admission, Admitted, Pool, guarded};
 use crate::ports::{Found, Isolator, Launched, Launcher, Owner, Records, Store};
-use crate::provisioner::ProvisionerActor;
-use crate::reply::WhileWanted;
+use crate::provisioner::{LetGo, ProvisionerActor};
+use crate::reply::{Lease, Leased, WhileWanted};
 
 /// How often a container's owner looks whether another process asked for its destruction.
 const DESTROY_POLL: Duration = Duration::from_millis(250);
+/// Longest pause between two tries of a teardown that another process asked for and that fails.
+const DESTROY_RETRY_MAX: Duration = Duration::from_secs(30);
 /// How often a process that asked looks whether it is done.
 const GONE_POLL: Duration = Duration::from_millis(20);
 /// How long it looks before it gives up: an owner that is stopped or hung.
@@ -48,6 +54,8 @@ pub(crate) struct ContainerizerDeps {
     pub(crate) admission: Admission,
     pub(crate) disk: Pool,
     pub(crate) launch: Pool,
+    /// Of the machine, as it runs now.
+    pub(crate) boot_id: String,
     pub(crate) log: Logger,
 }
 
@@ -57,6 +65,8 @@ pub(crate) struct ContainerizerActor {
     pub(crate) table: Rc<RefCell<HashMap<ContainerId, Container>>>,
     /// Teardowns of containers of other or dead processes.
     pub(crate) foreign: Rc<RefCell<HashMap<ContainerId, DestroyFlight>>>,
+    /// Set at shutdown: nothing is launched any more.
+    pub(crate) closing: Rc<Cell<bool>>,
 }
 
 /// Where a container of this process stands. Each phase holds only what is true in it.
@@ -79,6 +89,8 @@ pub(crate) struct Container {
     /// `true` once the launch has come to a full stop: running, or failed.
     settled: watch::Sender<bool>,
     destroying: Option<DestroyFlight>,
+    /// Tells this container from a later one of its name.
+    alive: Rc<()>,
 }
 
 impl Container {
@@ -107,21 +119,23 @@ impl Actor for ContainerizerActor {
 
 // ---- launch -------------------------------------------------------------------------------------------------
 
-impl Handler<Launch> for ContainerizerActor {
-    type Result = WhileWanted<Answer<RunningContainer>>;
+impl Handler<Leased<Launch>> for ContainerizerActor {
+    type Result = ResponseFuture<Answer<RunningContainer>>;
 
-    fn handle(&mut self, Launch { spec }: Launch, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, asked: Leased<Launch>, _: &mut Self::Context) -> Self::Result {
+        let Leased { message: Launch { spec }, lease } = asked;
         let id = spec.id.clone();
-        self.begin(id, |this| async move { launch(&this, spec).await }.boxed_local())
+        self.begin(id, lease, |this| async move { launch(&this, spec).await }.boxed_local())
     }
 }
 
-impl Handler<ProvisionContainer> for ContainerizerActor {
-    type Result = WhileWanted<Answer<Provisioned>>;
+impl Handler<Leased<ProvisionContainer>> for ContainerizerActor {
+    type Result = ResponseFuture<Answer<Provisioned>>;
 
-    fn handle(&mut self, message: ProvisionContainer, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, asked: Leased<ProvisionContainer>, _: &mut Self::Context) -> Self::Result {
+        let Leased { message, lease } = asked;
         let id = message.id.clone();
-        self.begin(id, |this| async move { provision_to_stay(&this, message).await }.boxed_local())
+        self.begin(id, lease, |this| async move { provision_to_stay(&this, message).await }.boxed_local())
     }
 }
 
@@ -131,49 +145,71 @@ impl ContainerizerActor {
     fn begin<T: 'static>(
         &self,
         id: ContainerId,
+        lease: Lease,
         story: impl FnOnce(Self) -> LocalBoxFuture<'static, Result<T, ContainerError>>,
-    ) -> WhileWanted<Answer<T>> {
+    ) -> ResponseFuture<Answer<T>> {
         let admitted = match self.enter(&id) {
             Ok(admitted) => admitted,
-            Err(error) => return WhileWanted(std::future::ready(Err(Arc::new(error))).boxed_local()),
+            Err(error) => return Box::pin(std::future::ready(Err(Arc::new(error)))),
         };
-        let (mut tx, rx) = oneshot::channel();
-        let (this, story) = (self.clone(), story(self.clone()));
-        actix::spawn(async move {
-            let story = std::panic::AssertUnwindSafe(story).catch_unwind();
-            let mut story = std::pin::pin!(story);
-            let told = tokio::select! {
-                told = &mut story => told,
-                () = tx.closed() => {
-                    // Nobody wants it: doomed, the story stops at its next full stop.
-                    this.doom(&id);
-                    story.await
-                }
-            };
-            drop(admitted);
-            let told = told.unwrap_or_else(|_| Err(Gone { actor: "launch" }.into()));
-            this.settle(&id);
-            let answer = match told {
-                // The answer comes too late for an asker who left meanwhile.
-                Ok(answer) if !tx.is_closed() => Ok(answer),
-                Ok(_) => Err(Arc::new(this.destroyed(&id))),
-                Err(error) => Err(Arc::new(error)),
-            };
-            if let Err(error) = &answer {
-                slog::debug!(this.deps.log, "launch failed"; "container" => %id, "error" => chain(&**error));
-                if let Err(error) = this.destroy(&id).await {
-                    slog::error!(this.deps.log, "a failed launch could not be taken down whole";
-                        "container" => %id, "error" => chain(&*error));
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        let story = story(self.clone());
+        actix::spawn(self.clone().tell(id, lease, admitted, story, tx));
+        Box::pin(
+            rx.map(|answer| answer.unwrap_or_else(|_| Err(Arc::new(Gone { actor: "containerizer" }.into())))),
+        )
+    }
+
+    async fn tell<T: 'static>(
+        self,
+        id: ContainerId,
+        mut lease: Lease,
+        admitted: Admitted,
+        story: LocalBoxFuture<'static, Result<T, ContainerError>>,
+        tx: tokio::sync::oneshot::Sender<Answer<T>>,
+    ) {
+        let mut story = std::pin::pin!(guarded("launch", story));
+        let told = tokio::select! {
+            biased;
+            told = &mut story => told,
+            () = lease.left() => {
+                // Nobody wants it: doomed, the story stops at its next full stop.
+                self.doom(&id);
+                story.await
+            }
+        };
+        drop(admitted);
+        self.settle(&id);
+        match told {
+            Ok(answer) => {
+                let _ = tx.send(Ok(answer));
+                // An answer that nobody took, however late its asker left, is a launch given up.
+                if !lease.taken().await {
+                    slog::debug!(self.deps.log, "the asker left"; "container" => %id);
+                    self.take_down(&id).await;
                 }
             }
-            let _ = tx.send(answer);
-        });
-        let answer =
-            rx.map(|answer| answer.unwrap_or_else(|_| Err(Arc::new(Gone { actor: "containerizer" }.into()))));
-        WhileWanted(answer.boxed_local())
+            Err(error) => {
+                slog::debug!(self.deps.log, "launch failed"; "container" => %id, "error" => chain(&error));
+                self.take_down(&id).await;
+                let _ = tx.send(Err(Arc::new(error)));
+            }
+        }
+    }
+
+    /// Destroys a container whose launch failed or is wanted no more; nobody else is there to hear of failures.
+    async fn take_down(&self, id: &ContainerId) {
+        match self.destroy(id).await.as_ref().map_err(|error| &**error) {
+            Ok(_) | Err(ContainerError::Unknown { .. }) => {}
+            Err(error) => slog::error!(self.deps.log, "a failed launch could not be taken down whole";
+                "container" => %id, "error" => chain(error)),
+        }
     }
 
     fn enter(&self, id: &ContainerId) -> Result<Admitted, ContainerError> {
+        if self.closing.get() {
+            return Err(Gone { actor: "containerizer" }.into());
+        }
         let mut table = self.table.borrow_mut();
         if table.contains_key(id) {
             return Err(ContainerError::Exists { id: id.clone() });
@@ -187,6 +223,7 @@ impl ContainerizerActor {
             doomed: watch::Sender::new(false),
             settled: watch::Sender::new(false),
             destroying: None,
+            alive: Rc::new(()),
         };
         table.insert(id.clone(), container);
         Ok(admitted)
@@ -245,8 +282,21 @@ impl ContainerizerActor {
     /// Takes the name and writes the first record.
     async fn take_name(&self, id: &ContainerId, argv: Vec<String>) -> Result<(), ContainerError> {
         let (records, name) = (self.deps.records.clone(), id.clone());
-        let taken = self.deps.disk.run(move |_| {
-            let hold = records.create(&name)?;
+        let taken = self.deps.disk.run(move |_| records.create(&name)).await;
+        let hold = taken.map_err(|error| match error {
+            RecordError::Exists { id } => ContainerError::Exists { id },
+            error => error.into(),
+        })?;
+        // Ours from here on, also if the record cannot be written: the teardown removes what `create` made.
+        let alive = match self.table.borrow_mut().get_mut(id) {
+            Some(container) => {
+                container.hold = Some(hold);
+                Rc::downgrade(&container.alive)
+            }
+            None => return Err(ContainerError::Unknown { id: id.clone() }),
+        };
+        let (records, name) = (self.deps.records.clone(), id.clone());
+        let written = self.deps.disk.run(move |_| {
             let record = ContainerRecord {
                 id: name,
                 phase: PhaseName::Provisioning,
@@ -257,40 +307,44 @@ impl ContainerizerActor {
                 init: None,
                 argv,
             };
-            if let Err(error) = records.write_container(&record) {
-                // The name is given back with nothing under it.
-                records.remove(&record.id)?;
-                return Err(error);
-            }
-            Ok::<_, RecordError>((hold, record))
+            records.write_container(&record)?;
+            Ok::<_, RecordError>(record)
         });
-        let (hold, record) = taken.await.map_err(|error| match error {
-            RecordError::Exists { id } => ContainerError::Exists { id },
-            error => error.into(),
-        })?;
+        let record = written.await?;
         if let Some(container) = self.table.borrow_mut().get_mut(id) {
-            (container.hold, container.record) = (Some(hold), Some(record));
+            container.record = Some(record);
         }
-        self.watch_for_requests(id);
+        self.watch_for_requests(id, alive);
         self.still_wanted(id)
     }
 
-    /// Looks now and then whether another process asked for this container's destruction, until it is gone.
-    fn watch_for_requests(&self, id: &ContainerId) {
+    /// Looks now and then whether another process asked for this container's destruction, until it is gone. A
+    /// teardown that fails is tried again, ever more seldom: whoever asked may still be waiting.
+    fn watch_for_requests(&self, id: &ContainerId, alive: Weak<()>) {
         let (this, id) = (self.clone(), id.clone());
         actix::spawn(async move {
+            let mut pause = DESTROY_POLL;
             loop {
-                tokio::time::sleep(DESTROY_POLL).await;
-                let ours = this.table.borrow().get(&id).is_some_and(|container| container.hold.is_some());
-                if !ours {
+                tokio::time::sleep(pause).await;
+                if alive.strong_count() == 0 {
                     return;
                 }
                 let (records, name) = (this.deps.records.clone(), id.clone());
                 let asked =
                     this.deps.disk.run(move |_| Ok::<_, RecordError>(records.destroy_requested(&name)));
-                if asked.await.unwrap_or(false) {
-                    let _ = this.destroy(&id).await;
-                    return;
+                match asked.await {
+                    Ok(false) => {}
+                    // It may have gone, and its name to another container, while we looked.
+                    Ok(true) if alive.strong_count() == 0 => return,
+                    Ok(true) => {
+                        pause = (pause * 2).min(DESTROY_RETRY_MAX);
+                        if let Err(error) = this.destroy(&id).await {
+                            slog::error!(this.deps.log, "a container could not be destroyed for another process";
+                                "container" => %id, "error" => chain(&*error));
+                        }
+                    }
+                    Err(error) => slog::warn!(this.deps.log, "cannot look for requests of other processes";
+                        "container" => %id, "error" => chain(&error)),
                 }
             }
         });
@@ -331,7 +385,10 @@ async fn provision_to_stay(
     })
     .await?;
     this.still_wanted(&id)?;
-    // Not ours any more: whoever destroys it adopts it.
+    // Not ours any more, as if this process had ended: whoever destroys it adopts it and reads the records.
+    let let_go = this.deps.provisioner.send(LetGo { container: id.clone() }).await;
+    let_go.map_err(|_| Gone { actor: "provisioner" })?;
+    this.still_wanted(&id)?;
     this.table.borrow_mut().remove(&id);
     Ok(provisioned)
 }
@@ -378,24 +435,26 @@ async fn launch(this: &ContainerizerActor, spec: ContainerSpec) -> Result<Runnin
         (record.image, record.rootfs) = (image.clone(), path.clone());
     })
     .await?;
-    let context = LaunchContext {
+    let mut context = LaunchContext {
         id: id.clone(),
         rootfs: path,
         rootfs_read_only: rootfs.as_ref().is_some_and(|rootfs| rootfs.read_only),
         runtime: root.as_ref().map(|root| root.image.runtime.clone()),
         command: spec.command,
         volumes,
-        sandbox: d.records.sandbox(&id),
+        // Asked for on the pool thread.
+        sandbox: PathBuf::new(),
         effective_capabilities: spec.effective_capabilities,
         bounding_capabilities: spec.bounding_capabilities,
         tty: spec.tty,
         stdio: spec.stdio,
         read_only: spec.read_only,
     };
-    let isolators = d.isolators.clone();
+    let (isolators, records) = (d.isolators.clone(), d.records.clone());
     let (plan, argv) = d
         .launch
         .run(move |_| {
+            context.sandbox = records.sandbox(&context.id);
             let mut plan = LaunchPlan::default();
             for isolator in &isolators {
                 isolator.prepare(&context, &mut plan)?;
@@ -408,8 +467,12 @@ async fn launch(this: &ContainerizerActor, spec: ContainerSpec) -> Result<Runnin
 
     let (launcher, name) = (d.launcher.clone(), id.clone());
     let process = d.launch.run(move |_| launcher.start(&name, plan)).await?;
+    // In the table before anything else can fail: from here on a teardown kills it.
+    if let Some(container) = this.table.borrow_mut().get_mut(&id) {
+        container.phase = Phase::Running { process: process.clone() };
+    }
     let init = process.init();
-    this.advance(&id, Some(Phase::Running { process: process.clone() }), |record| {
+    this.advance(&id, None, |record| {
         record.phase = PhaseName::Preparing;
         (record.init, record.argv) = (Some(init.clone()), argv);
     })
@@ -447,6 +510,7 @@ impl Handler<DestroyAll> for ContainerizerActor {
 
     fn handle(&mut self, _: DestroyAll, _: &mut Self::Context) -> Self::Result {
         let this = self.clone();
+        this.closing.set(true);
         Box::pin(async move {
             let ids: Vec<_> = this.table.borrow().keys().cloned().collect();
             for (id, done) in ids.iter().zip(join_all(ids.iter().map(|id| this.destroy(id))).await) {
@@ -477,6 +541,7 @@ impl ContainerizerActor {
                         return flight;
                     }
                     let flight = teardown(self.clone(), id.clone(), container.settled.subscribe());
+                    let flight = guarded("destroy", flight);
                     let flight = flight.map(|done| done.map_err(Arc::new)).boxed_local().shared();
                     container.destroying = Some(flight.clone());
                     flight
@@ -487,6 +552,7 @@ impl ContainerizerActor {
                         return flight.clone();
                     }
                     let flight = destroy_foreign(self.clone(), id.clone());
+                    let flight = guarded("destroy", flight);
                     let flight = flight.map(|done| done.map_err(Arc::new)).boxed_local().shared();
                     foreign.insert(id.clone(), flight.clone());
                     flight
@@ -543,7 +609,11 @@ async fn teardown(
     if let Some(process) = process {
         let job = process.clone();
         match this.deps.launch.run(move |_| job.kill_all()).await {
-            Ok(()) => status = Some(process.wait().await),
+            Ok(()) => match ended(&process).await {
+                Ok(ended) => status = Some(ended),
+                // Dead it is; only how it died is not known.
+                Err(error) => failures.push(chain(&error)),
+            },
             Err(error) => failures.push(chain(&error)),
         }
     }
@@ -554,11 +624,20 @@ async fn teardown(
         this.forget(&id, &mut failures).await;
     }
     if failures.is_empty() {
+        slog::info!(this.deps.log, "container destroyed"; "container" => %id);
         // The name is free when the guard drops, after everything else of it is gone.
         this.table.borrow_mut().remove(&id);
         return Ok(status);
     }
+    // For others to see; that this fails, too, would add nothing.
+    let _ = this.advance(&id, None, |record| record.phase = PhaseName::Destroying).await;
     Err(ContainerError::Teardown { id, failures })
+}
+
+/// How a process ended.
+async fn ended(process: &Arc<dyn Launched>) -> Result<ExitStatus, ContainerError> {
+    let process = process.clone();
+    guarded("wait", async move { Ok(process.wait().await) }).await
 }
 
 /// Takes down a container that is not in this process's table.
@@ -641,16 +720,21 @@ impl ContainerizerActor {
     async fn wait(&self, id: &ContainerId) -> Result<Option<ExitStatus>, ContainerError> {
         loop {
             if let Some(process) = self.own_process(id) {
-                return Ok(Some(process.wait().await));
+                return ended(&process).await.map(Some);
             }
             let found = self.read(id).await?;
             let record = found.container.as_ref();
             if let Some(init) = record.and_then(|record| record.init.clone()) {
-                let status = self.deps.launcher.wait(id, &init).await?;
-                return Ok(status);
+                let launcher = self.deps.launcher.clone();
+                let wait = async { Ok::<_, ContainerError>(launcher.wait(id, &init).await?) };
+                return guarded("wait", wait).await;
             }
             if record.is_some_and(|record| record.phase == PhaseName::Provisioned) {
                 return Err(LaunchError::NotRunning { container: id.clone() }.into());
+            }
+            if found.owner == Owner::Nobody {
+                // Its process died before it had one: it never will.
+                return Ok(None);
             }
             // On its way to a process: look again.
             tokio::time::sleep(GONE_POLL).await;
@@ -677,6 +761,10 @@ impl ContainerizerActor {
 
     async fn exec(&self, message: Exec) -> Result<Executed, ContainerError> {
         let Exec { id, exec } = message;
+        let doomed = self.table.borrow().get(&id).is_some_and(|container| *container.doomed.borrow());
+        if doomed {
+            return Err(LaunchError::NotRunning { container: id }.into());
+        }
         let process = self.own_process(&id);
         if process.is_none() && self.read(&id).await?.container.and_then(|record| record.init).is_none() {
             return Err(LaunchError::NotRunning { container: id }.into());
@@ -696,13 +784,13 @@ impl ContainerizerActor {
         if let Err(error) = self.deps.disk.run(move |_| store.recover()).await {
             slog::error!(self.deps.log, "what dead pulls left could not be removed"; "error" => chain(&error));
         }
-        let boot_id = self.deps.records.us().boot_id;
+        let boot_id = &self.deps.boot_id;
         let stays = |found: &Found| {
             let provisioned = found
                 .container
                 .as_ref()
                 .is_some_and(|record| record.phase == PhaseName::Provisioned && record.owner.is_none());
-            provisioned && found.rootfses.as_ref().is_some_and(|record| record.boot_id == boot_id)
+            provisioned && found.rootfses.as_ref().is_some_and(|record| record.boot_id == *boot_id)
         };
         let dead: Vec<_> = self
             .list()
@@ -746,8 +834,30 @@ macro_rules! answer {
 
 answer!(Wait, Option<ExitStatus>, |this, message| this.wait(&message.id));
 answer!(Kill, (), |this, message| this.kill(&message.id, message.signal));
-answer!(Exec, Executed, |this, message| this.exec(message));
 answer!(List, Vec<Found>, |this, _message| this.list());
+
+impl Handler<Leased<Exec>> for ContainerizerActor {
+    type Result = ResponseFuture<Answer<Executed>>;
+
+    fn handle(&mut self, asked: Leased<Exec>, _: &mut Self::Context) -> Self::Result {
+        let Leased { message, mut lease } = asked;
+        let (this, id) = (self.clone(), message.id.clone());
+        Box::pin(async move {
+            let executed = guarded("exec", this.exec(message)).await.map_err(Arc::new)?;
+            let process = executed.process.clone();
+            // A command that nobody holds is killed: it would run on unseen until its container ends.
+            actix::spawn(async move {
+                if !lease.taken().await
+                    && let Err(error) = this.deps.launch.run(move |_| process.kill_all()).await
+                {
+                    slog::error!(this.deps.log, "a command that nobody waits for could not be killed";
+                        "container" => %id, "error" => chain(&error));
+                }
+            });
+            Ok(executed)
+        })
+    }
+}
 
 impl Handler<Recover> for ContainerizerActor {
     type Result = ResponseFuture<Answer<Vec<ContainerId>>>;

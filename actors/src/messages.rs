@@ -141,7 +141,7 @@ impl Message for Prune {
     type Result = Result<Pruned, Arc<PruneError>>;
 }
 
-/// Pruning failed.
+/// Pruning, or listing images, failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
     /// See [`StoreError`].

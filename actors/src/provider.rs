@@ -33,7 +33,7 @@ pub(crate) struct ProviderActor {
     pub(crate) port: Arc<dyn Provider>,
     pub(crate) deps: Rc<ProviderDeps>,
     /// Resolutions under way, so that a thousand launches of one name ask its source once.
-    pub(crate) resolving: Rc<RefCell<Flights<ImageRequest, Resolved>>>,
+    pub(crate) resolving: Rc<RefCell<Flights<(ImageName, bool), Resolved>>>,
 }
 
 impl Actor for ProviderActor {
@@ -53,7 +53,9 @@ impl Handler<Resolve> for ProviderActor {
             let request = request.clone();
             guarded("provider", resolve(port, deps, request)).map(|resolved| resolved.map_err(Arc::new))
         };
-        let flight = self.resolving.borrow_mut().join(request.clone(), start).0;
+        // `alpine` and `docker.io/library/alpine:latest` are one; who wants news must not get what the store remembers.
+        let key = (request.name.canonical(), request.cached);
+        let flight = self.resolving.borrow_mut().join(key, start).0;
         WhileWanted(flight.boxed_local())
     }
 }

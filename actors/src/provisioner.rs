@@ -3,34 +3,37 @@
 //! The rules of Mesos' provisioner, with its defects mended: what a container uses is recorded before the first byte
 //! comes (a union over all its images), a destroy at any moment wins and leaves nothing, every backend call is awaited,
 //! all failures are told, and a destroy that failed can be asked for again.
+//!
+//! **Prune beside provisions.** A prune lists what containers use and then removes the rest, and a provision may record
+//! its layers between the two. So layers are pinned before it is looked whether they are there, and stay pinned until
+//! the rootfs stands and every prune that was under way then, and may have listed before, has ended.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix::{Actor, Addr, Context, Handler};
+use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture};
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared, join_all};
 use slog::Logger;
 use tokio::sync::watch;
 
-use crate::backend::BackendActor;
+use crate::backend::{self, BackendActor};
 use crate::container::{BackendName, ContainerId, RootfsId, RootfsRecord};
-use crate::error::{DestroyError, Gone, MountError, ProvisionError, ResolveError, StoreError};
+use crate::error::{
+    DestroyError, Gone, MountError, ProvisionError, PullError, ResolveError, StoreError, chain,
+};
 use crate::image::name::{ImageKind, ImageRequest};
 use crate::image::plan::{ImagePlan, LayerKey};
 use crate::messages::{
     Deprovision, Mount, Provision, Provisioned, Prune, PruneError, Pull, PullImage, PulledImage, Resolve,
     ResolvedImage, Unmount,
 };
-use crate::pool::Pool;
-use crate::ports::{Pruned, Records, Rootfs, Store, StoredLayer};
+use crate::pool::{Pool, guarded};
+use crate::ports::{ImageRecord, Pruned, Records, Rootfs, Store, StoredLayer};
 use crate::provider::ProviderActor;
 use crate::reply::WhileWanted;
-
-/// Keeps layers from being pruned until it drops.
-type Pin = Box<dyn Send + Sync>;
 
 type DestroyFlight = Shared<LocalBoxFuture<'static, Result<bool, Arc<DestroyError>>>>;
 
@@ -39,6 +42,10 @@ pub(crate) struct ProvisionerDeps {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) disk: Pool,
+    /// Removing trees takes long: it must not keep records from being written.
+    pub(crate) prune: Pool,
+    /// Of the machine, as it runs now.
+    pub(crate) boot_id: String,
     pub(crate) providers: BTreeMap<ImageKind, Addr<ProviderActor>>,
     pub(crate) backends: BTreeMap<BackendName, Addr<BackendActor>>,
     pub(crate) default_backend: BackendName,
@@ -49,12 +56,65 @@ pub(crate) struct ProvisionerDeps {
 pub(crate) struct ProvisionerActor {
     pub(crate) deps: Rc<ProvisionerDeps>,
     pub(crate) table: Rc<RefCell<HashMap<ContainerId, Entry>>>,
+    pub(crate) prunes: Rc<Prunes>,
+}
+
+/// Prunes under way, and the pins that wait for their end.
+#[derive(Default)]
+pub(crate) struct Prunes {
+    under_way: Cell<usize>,
+    pins: RefCell<Vec<Pins>>,
+}
+
+/// Keeps layers from being pruned.
+type Pins = Box<dyn Send + Sync>;
+
+impl Prunes {
+    /// A prune is under way until the guard drops.
+    fn enter(self: &Rc<Self>) -> Pruning {
+        self.under_way.set(self.under_way.get() + 1);
+        Pruning(self.clone())
+    }
+
+    /// Lets go of pins whose layers are recorded as in use: at once, or after the prunes that may not know it.
+    fn let_go(&self, pins: Pins) {
+        if self.under_way.get() > 0 {
+            self.pins.borrow_mut().push(pins);
+        }
+    }
+}
+
+struct Pruning(Rc<Prunes>);
+
+impl Drop for Pruning {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get() - 1);
+        if self.0.under_way.get() == 0 {
+            self.0.pins.take();
+        }
+    }
+}
+
+/// Forget a container that stays when this process ends: whoever destroys it reads the records.
+pub(crate) struct LetGo {
+    pub(crate) container: ContainerId,
+}
+impl Message for LetGo {
+    type Result = ();
+}
+
+/// All images in the store, each with the bytes of file content of its layers.
+pub(crate) struct Images;
+impl Message for Images {
+    type Result = Result<Vec<(ImageRecord, u64)>, StoreError>;
 }
 
 /// The root filesystems of one container.
 pub(crate) struct Entry {
     record: RootfsRecord,
     next: u32,
+    /// Of the rootfses of the record, those that a backend was asked to mount.
+    mounting: BTreeSet<RootfsId>,
     /// How many provisions of it are under way; raised to `true` beside it when it is to go.
     under_way: watch::Sender<usize>,
     doomed: watch::Sender<bool>,
@@ -69,6 +129,7 @@ impl Entry {
         Self {
             record: RootfsRecord { boot_id, ..RootfsRecord::default() },
             next: 0,
+            mounting: BTreeSet::new(),
             under_way: watch::Sender::new(0),
             doomed: watch::Sender::new(false),
             writing: Arc::default(),
@@ -128,18 +189,16 @@ impl Handler<Provision> for ProvisionerActor {
             async move {
                 let (id, mut doomed, _under_way) = begun?;
                 let destroyed = || ProvisionError::Destroyed { container: container.clone() };
-                // The pin is held until the mount stands: a prune that read the records before ours was written, and
-                // removes layers after they came, finds it.
-                let (brought, _pin) = tokio::select! {
-                    brought = this.bring(&container, id, &request) => brought?,
+                let provisioned = tokio::select! {
+                    biased;
+                    // Leaving a mount under way does not end it: the unmount that follows stops it, and waits for it.
                     _ = doomed.wait_for(|doomed| *doomed) => return Err(destroyed()),
+                    provisioned = guarded("provision", this.build(&container, id, &request)) => provisioned,
                 };
-                // From here on the mount runs to its end whatever happens; a destroy waits behind it.
-                let rootfs = this.mount(&container, id, &brought).await;
-                if *doomed.borrow() {
-                    return Err(destroyed());
+                if provisioned.is_err() {
+                    this.withdraw(&container, id).await;
                 }
-                Ok(Provisioned { rootfs: rootfs?, image: brought })
+                if *doomed.borrow() { Err(destroyed()) } else { provisioned }
             }
             .map(|provisioned: Result<_, ProvisionError>| provisioned.map_err(Arc::new))
             .boxed_local(),
@@ -162,7 +221,7 @@ impl ProvisionerActor {
         container: &ContainerId,
     ) -> Result<(RootfsId, watch::Receiver<bool>, UnderWay), ProvisionError> {
         let mut table = self.table.borrow_mut();
-        let boot_id = || self.deps.records.us().boot_id;
+        let boot_id = || self.deps.boot_id.clone();
         let entry = table.entry(container.clone()).or_insert_with(|| Entry::new(boot_id()));
         if *entry.doomed.borrow() {
             return Err(ProvisionError::Destroyed { container: container.clone() });
@@ -174,20 +233,69 @@ impl ProvisionerActor {
         Ok((id, entry.doomed.subscribe(), UnderWay(entry.under_way.clone())))
     }
 
-    /// The image in the store, pinned and recorded as the container's before the first layer comes.
+    async fn build(
+        &self,
+        container: &ContainerId,
+        id: RootfsId,
+        request: &ImageRequest,
+    ) -> Result<Provisioned, ProvisionError> {
+        let (image, pins) = self.bring(container, id, request).await?;
+        let rootfs = self.mount(container, id, &image).await?;
+        self.prunes.let_go(pins);
+        Ok(Provisioned { rootfs, image })
+    }
+
+    /// Clears away one rootfs that could not be provisioned; the container's others stay. What cannot be cleared
+    /// away stays in the record, for the container's destruction.
+    async fn withdraw(&self, container: &ContainerId, id: RootfsId) {
+        let name = self.deps.default_backend;
+        let mounting = self.table.borrow().get(container).is_some_and(|entry| entry.mounting.contains(&id));
+        let withdraw = guarded("provision", async {
+            if mounting {
+                self.unmount(container, name, id).await.map_err(ProvisionError::Mounting)?;
+            }
+            self.record(container, |record| record.rootfses.retain(|(rootfs, _)| *rootfs != id)).await
+        });
+        match withdraw.await {
+            // A destroy came in between: it does the rest.
+            Ok(()) | Err(ProvisionError::Destroyed { .. }) => {}
+            Err(error) => slog::warn!(self.deps.log, "a rootfs that failed is cleared away later";
+                "container" => %container, "rootfs" => %id, "error" => chain(&error)),
+        }
+    }
+
+    /// Pins layers; whether all of them are there, now that nobody can prune them.
+    async fn pin(&self, keys: Vec<LayerKey>) -> Result<(Pins, bool), StoreError> {
+        let store = self.deps.store.clone();
+        let pin = self.deps.disk.run(move |_| {
+            let pins = store.pin(&keys)?;
+            for key in &keys {
+                if store.find(key)?.is_none() {
+                    return Ok((pins, false));
+                }
+            }
+            Ok((pins, true))
+        });
+        pin.await
+    }
+
+    /// The image in the store, pinned, and recorded as the container's before the first layer comes.
     async fn bring(
         &self,
         container: &ContainerId,
         id: RootfsId,
         request: &ImageRequest,
-    ) -> Result<(PulledImage, Pin), ProvisionError> {
-        let mut resolved = self.resolve(request).await?;
+    ) -> Result<(PulledImage, Pins), ProvisionError> {
+        let resolved = self.resolve(request).await?;
         let plan = resolved.plan.clone();
-        let (pin, still_there) = self.pin(&resolved).await?;
-        if !still_there {
-            // Pruned between the look and the pin.
-            resolved.stored = None;
-        }
+        let keys = match &resolved.stored {
+            Some(stored) => stored.iter().map(|layer| LayerKey::Diff(layer.diff_id.clone())).collect(),
+            None => plan.layers.iter().map(|layer| layer.key.clone()).collect(),
+        };
+        let (pins, all_there) = self.pin(keys).await.map_err(|error| ProvisionError::Pull {
+            image: request.name.clone(),
+            source: Arc::new(PullError::Store(error)),
+        })?;
         self.record(container, |record| {
             let known = plan.layers.iter().filter_map(|layer| match &layer.key {
                 LayerKey::Diff(diff) => Some(diff.clone()),
@@ -203,8 +311,9 @@ impl ProvisionerActor {
         })
         .await?;
         let image = match resolved.stored {
-            Some(layers) => found(&plan, layers),
-            None => self.pull(request, plan.clone()).await?,
+            Some(layers) if all_there => found(&plan, layers),
+            // What was there when the name was resolved may have been pruned before it was pinned.
+            _ => self.pull(request, plan.clone()).await?,
         };
         // Layers known by blob alone have their diff IDs now.
         if plan.layers.iter().any(|layer| matches!(layer.key, LayerKey::Blob(_))) {
@@ -213,26 +322,7 @@ impl ProvisionerActor {
         }
         slog::debug!(self.deps.log, "image is in the store";
             "container" => %container, "rootfs" => %id, "image" => %plan.identity.name);
-        Ok((image, pin))
-    }
-
-    /// Keeps an image's layers from being pruned; whether those found in the store are there now that they are kept.
-    async fn pin(&self, resolved: &ResolvedImage) -> Result<(Pin, bool), ProvisionError> {
-        let mut keys: Vec<_> = resolved.plan.layers.iter().map(|layer| layer.key.clone()).collect();
-        let stored = resolved.stored.iter().flatten().map(|layer| LayerKey::Diff(layer.diff_id.clone()));
-        let stored: Vec<_> = stored.collect();
-        keys.extend(stored.iter().filter(|key| !keys.contains(key)).cloned().collect::<Vec<_>>());
-        let store = self.deps.store.clone();
-        let pinned = self.deps.disk.run(move |_| {
-            let pin = store.pin(&keys)?;
-            for key in &stored {
-                if store.find(key)?.is_none() {
-                    return Ok((pin, false));
-                }
-            }
-            Ok((pin, true))
-        });
-        pinned.await.map_err(|error: StoreError| ProvisionError::Mount(error.into()))
+        Ok((image, pins))
     }
 
     async fn resolve(&self, request: &ImageRequest) -> Result<ResolvedImage, ProvisionError> {
@@ -292,22 +382,36 @@ impl ProvisionerActor {
         let name = self.deps.default_backend;
         let backend = self.deps.backends.get(&name).ok_or(MountError::NoBackend(name))?;
         let place = self.deps.records.place(container, name, id);
+        if let Some(entry) = self.table.borrow_mut().get_mut(container) {
+            entry.mounting.insert(id);
+        }
         let mounted = backend.send(Mount { stack: image.layers.clone(), place }).await;
         let mounted = mounted.map_err(|_| Gone { actor: "backend" })?;
         mounted.map_err(ProvisionError::Mounting)
     }
+
+    async fn unmount(
+        &self,
+        container: &ContainerId,
+        name: BackendName,
+        id: RootfsId,
+    ) -> Result<bool, Arc<MountError>> {
+        let backend = self.deps.backends.get(&name).ok_or_else(|| Arc::new(MountError::NoBackend(name)))?;
+        let place = self.deps.records.place(container, name, id);
+        let gone = |_| Arc::new(MountError::Gone(Gone { actor: "backend" }));
+        backend.send(Unmount { place }).await.map_err(gone)?
+    }
 }
 
 impl Handler<Deprovision> for ProvisionerActor {
-    type Result = actix::ResponseFuture<Result<bool, Arc<DestroyError>>>;
+    type Result = ResponseFuture<Result<bool, Arc<DestroyError>>>;
 
     fn handle(&mut self, Deprovision { container }: Deprovision, _: &mut Self::Context) -> Self::Result {
         let mut table = self.table.borrow_mut();
         let entry = table.entry(container.clone()).or_insert_with(|| Entry::new(String::new()));
         entry.doomed.send_replace(true);
         let flight = entry.destroying.clone().filter(|flight| flight.peek().is_none()).unwrap_or_else(|| {
-            self.clone()
-                .deprovision(container, entry.under_way.subscribe())
+            guarded("provision", self.clone().deprovision(container, entry.under_way.subscribe()))
                 .map(|done| done.map_err(Arc::new))
                 .boxed_local()
                 .shared()
@@ -339,16 +443,9 @@ impl ProvisionerActor {
             .extend(on_disk.and_then(|found| found.rootfses).into_iter().flat_map(|record| record.rootfses));
         rootfses.sort_unstable();
         rootfses.dedup();
-        let unmounts = rootfses.iter().map(|&(rootfs, name)| {
-            let place = self.deps.records.place(&container, name, rootfs);
-            let backend = self.deps.backends.get(&name).cloned();
-            async move {
-                let backend = backend.ok_or_else(|| Arc::new(MountError::NoBackend(name)))?;
-                let gone = |_| Arc::new(MountError::Gone(Gone { actor: "backend" }));
-                backend.send(Unmount { place }).await.map_err(gone)?
-            }
-            .map(move |done: Result<bool, Arc<MountError>>| (rootfs, done))
-        });
+        let unmounts = rootfses
+            .iter()
+            .map(|&(rootfs, name)| self.unmount(&container, name, rootfs).map(move |done| (rootfs, done)));
         let (mut had, mut failures) = (false, Vec::new());
         for (rootfs, done) in join_all(unmounts).await {
             match done {
@@ -364,14 +461,51 @@ impl ProvisionerActor {
     }
 }
 
+impl Handler<LetGo> for ProvisionerActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, LetGo { container }: LetGo, _: &mut Self::Context) -> Self::Result {
+        let mut table = self.table.borrow_mut();
+        let idle = table
+            .get(&container)
+            .is_some_and(|entry| *entry.under_way.borrow() == 0 && !*entry.doomed.borrow());
+        let rootfses = if idle { table.remove(&container) } else { None }.map(|entry| entry.record.rootfses);
+        let let_go = rootfses.unwrap_or_default().into_iter().filter_map(|(rootfs, name)| {
+            let message = backend::LetGo { rootfs: (container.clone(), rootfs) };
+            Some(self.deps.backends.get(&name)?.send(message))
+        });
+        // A backend that is gone holds nothing.
+        join_all(let_go).map(drop).boxed_local()
+    }
+}
+
+impl Handler<Images> for ProvisionerActor {
+    type Result = WhileWanted<Result<Vec<(ImageRecord, u64)>, StoreError>>;
+
+    fn handle(&mut self, _: Images, _: &mut Self::Context) -> Self::Result {
+        let (store, disk) = (self.deps.store.clone(), self.deps.disk.clone());
+        let weigh = move |record: ImageRecord| {
+            let distinct: BTreeSet<_> = record.layers.iter().collect();
+            // A layer that is gone weighs nothing.
+            let bytes = distinct.into_iter().filter_map(|layer| store.layer_bytes(layer).ok()).sum();
+            (record, bytes)
+        };
+        let store = self.deps.store.clone();
+        let images =
+            async move { disk.run(move |_| Ok(store.images()?.into_iter().map(weigh).collect())).await };
+        WhileWanted(images.boxed_local())
+    }
+}
+
 impl Handler<Prune> for ProvisionerActor {
-    type Result = actix::ResponseFuture<Result<Pruned, Arc<PruneError>>>;
+    type Result = ResponseFuture<Result<Pruned, Arc<PruneError>>>;
 
     fn handle(&mut self, Prune { keep }: Prune, _: &mut Self::Context) -> Self::Result {
         let (records, store) = (self.deps.records.clone(), self.deps.store.clone());
-        let disk = self.deps.disk.clone();
+        let (pool, pruning) = (self.deps.prune.clone(), self.prunes.enter());
         let prune = async move {
-            disk.run(move |_| {
+            let _pruning = pruning;
+            pool.run(move |_| {
                 let found = records.list()?;
                 let in_use: Vec<_> = found.into_iter().filter_map(|found| found.rootfses).collect();
                 Ok::<_, PruneError>(store.prune(&keep, &in_use)?)

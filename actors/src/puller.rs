@@ -3,8 +3,12 @@
 //! All pullers share one table of flights ([`crate::flight`]), since the same layer may be wanted from a registry and
 //! from an archive at once. A flight claims the layer in the store (which settles it with other processes), opens the
 //! blob, and has the store unpack it while the bytes come.
+//!
+//! It takes the slot of its unpack first and the slot of its fetch second: a connection is never opened before there is
+//! a thread that drains it, so none runs into a timeout in a queue. The fetch's slot goes with the last byte, not with
+//! the fsync and the rename that follow.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Read;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,13 +17,13 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use futures_util::FutureExt;
 use slog::Logger;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{JobLost, PullError};
 use crate::flight::Flights;
-use crate::image::plan::{LayerKey, LayerSource, LayerSpec};
+use crate::image::plan::{LayerKey, LayerSpec};
 use crate::messages::{PullLayer, Pulled, PulledLayer};
-use crate::pool::{Pool, guarded};
+use crate::pool::{Pool, caught, guarded};
 use crate::ports::{Claim, Puller, Staging, Store};
 use crate::progress::{LayerEvent, Observer};
 use crate::reply::WhileWanted;
@@ -29,11 +33,11 @@ const ELSEWHERE_PAUSE_MIN: Duration = Duration::from_millis(25);
 /// Longest such pause.
 const ELSEWHERE_PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// The flights of all pullers: who leads from which source, and the second flights of their followers.
-pub(crate) type LayerFlights = Rc<RefCell<Flights<(LayerKey, Option<LayerSource>), Landed>>>;
+/// The flights of all pullers: first ones (`None`), and second ones of followers by what they ask for.
+pub(crate) type LayerFlights = Rc<RefCell<Flights<(LayerKey, Option<Rc<LayerSpec>>), Landed>>>;
 
-/// What a flight brought, and from which source it tried.
-type Landed = (Pulled, LayerSource);
+/// What a flight brought, and what its leader asked for.
+type Landed = (Pulled, Rc<LayerSpec>);
 
 /// What every flight needs.
 pub(crate) struct PullDeps {
@@ -66,22 +70,23 @@ impl Handler<PullLayer> for PullerActor {
         let (flights, deps, port) = (self.flights.clone(), self.deps.clone(), self.port.clone());
         WhileWanted(
             async move {
-                let fly = |flights: &LayerFlights, own: Option<LayerSource>| {
+                let layer = Rc::new(layer);
+                let fly = |own: Option<Rc<LayerSpec>>| {
                     let start = || {
                         let (deps, port, layer) = (deps.clone(), port.clone(), layer.clone());
                         async move {
-                            let source = layer.source.clone();
-                            (guarded("pull", pull(deps, port, layer)).await.map_err(Arc::new), source)
+                            (guarded("pull", pull(deps, port, &layer)).await.map_err(Arc::new), layer.clone())
                         }
                     };
                     flights.borrow_mut().join((layer.key.clone(), own), start).0
                 };
-                let (landed, source) = fly(&flights, None).await;
+                let (landed, asked) = fly(None).await;
                 match landed {
-                    Err(error) if error.is_of_the_source() && source != layer.source => {
+                    // Another source, or another manifest's word for the blob at the same source.
+                    Err(error) if error.is_of_the_source() && asked != layer => {
                         slog::info!(deps.log, "a layer failed from another source, trying our own";
                             "layer" => %layer.key, "error" => crate::error::chain(&*error));
-                        fly(&flights, Some(layer.source.clone())).await.0
+                        fly(Some(layer.clone())).await.0
                     }
                     landed => landed,
                 }
@@ -92,32 +97,33 @@ impl Handler<PullLayer> for PullerActor {
 }
 
 /// One flight, from claim to commit.
-async fn pull(d: Rc<PullDeps>, port: Arc<dyn Puller>, layer: LayerSpec) -> Result<PulledLayer, PullError> {
-    let staging = match claim(&d, &layer).await? {
+async fn pull(d: Rc<PullDeps>, port: Arc<dyn Puller>, layer: &LayerSpec) -> Result<PulledLayer, PullError> {
+    let told = Told { observer: d.observer.clone(), key: layer.key.clone(), open: Cell::new(false) };
+    let staging = match claim(&d, layer, &told).await? {
         Here(stored) => {
-            d.observer.layer(&layer.key, LayerEvent::Reused);
+            told.end(LayerEvent::Reused);
             return Ok(PulledLayer { layer: stored, fetched_bytes: None });
         }
         Ours(staging) => staging,
     };
-    let ended = Ended { observer: d.observer.clone(), key: layer.key.clone(), committed: false };
-    // Bytes move from here on: at most so many at once, and the place is free as soon as they stop.
-    let Ok(_fetching) = d.fetches.clone().acquire_owned().await else {
+    let slot = d.unpack.slot().await?;
+    // Bytes move from here on: at most so many at once.
+    let Ok(permit) = d.fetches.clone().acquire_owned().await else {
         return Err(JobLost::Shutdown { pool: "fetch" }.into());
     };
-    let blob = port.open(&layer).await?;
+    told.tell(LayerEvent::Started { total: layer.blob.size });
+    let blob = port.open(layer).await?;
     // Dropped with this future: the reader on the pool thread then ends even while it waits for bytes.
     let _lease = blob.lease;
-    d.observer.layer(&layer.key, LayerEvent::Started { total: layer.blob.size.or(blob.size) });
-    let mut reader =
-        Counted { inner: blob.reader, bytes: 0, observer: d.observer.clone(), key: layer.key.clone() };
+    let fetch = Some((blob.reader, permit));
+    let mut reader = Fetching { fetch, bytes: 0, observer: d.observer.clone(), key: layer.key.clone() };
     let job_layer = layer.clone();
-    let unpacked = d.unpack.run(move |stop| {
+    let unpacked = slot.run(move |stop| {
         let stored = staging.unpack(&job_layer, &mut reader, stop)?;
         Ok::<_, crate::error::UnpackError>((stored, reader.bytes))
     });
     let (stored, bytes) = unpacked.await?;
-    ended.committed();
+    told.end(LayerEvent::Committed);
     slog::info!(d.log, "layer unpacked"; "layer" => %layer.key, "bytes" => bytes);
     Ok(PulledLayer { layer: stored, fetched_bytes: Some(bytes) })
 }
@@ -129,7 +135,7 @@ enum Claimed {
 use Claimed::{Here, Ours};
 
 /// The layer, or the right to bring it, once no other process has it.
-async fn claim(d: &PullDeps, layer: &LayerSpec) -> Result<Claimed, PullError> {
+async fn claim(d: &PullDeps, layer: &LayerSpec, told: &Told) -> Result<Claimed, PullError> {
     let mut pause = ELSEWHERE_PAUSE_MIN;
     loop {
         let (store, key) = (d.store.clone(), layer.key.clone());
@@ -137,7 +143,9 @@ async fn claim(d: &PullDeps, layer: &LayerSpec) -> Result<Claimed, PullError> {
             Claim::Here(stored) => return Ok(Here(stored)),
             Claim::Mine(staging) => return Ok(Ours(staging)),
             Claim::Elsewhere => {
-                d.observer.layer(&layer.key, LayerEvent::WaitingForOther);
+                if pause == ELSEWHERE_PAUSE_MIN {
+                    told.tell(LayerEvent::WaitingForOther);
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(ELSEWHERE_PAUSE_MAX);
             }
@@ -145,41 +153,58 @@ async fn claim(d: &PullDeps, layer: &LayerSpec) -> Result<Claimed, PullError> {
     }
 }
 
-/// Tells the observer how a flight ended, also one that is given up.
-struct Ended {
+/// Tells the observer of one flight; also that it ended, when it failed or was given up.
+struct Told {
     observer: Arc<dyn Observer>,
     key: LayerKey,
-    committed: bool,
+    /// Something was told that wants an end.
+    open: Cell<bool>,
 }
 
-impl Ended {
-    fn committed(mut self) {
-        self.committed = true;
+impl Told {
+    fn tell(&self, event: LayerEvent) {
+        self.open.set(true);
+        self.observer.layer(&self.key, event);
     }
-}
 
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let event = if self.committed { LayerEvent::Committed } else { LayerEvent::Ended };
+    fn end(&self, event: LayerEvent) {
+        self.open.set(false);
         self.observer.layer(&self.key, event);
     }
 }
 
-/// Counts what goes through.
-struct Counted {
-    inner: Box<dyn Read + Send>,
+impl Drop for Told {
+    fn drop(&mut self) {
+        if self.open.get() {
+            // This may run while a panic of this very observer unwinds: a second one would end the process.
+            let _ = caught("observer", || self.observer.layer(&self.key, LayerEvent::Ended));
+        }
+    }
+}
+
+/// A blob's reader that counts, and holds the slot of its fetch until there is nothing more to read.
+struct Fetching {
+    fetch: Option<(Box<dyn Read + Send>, OwnedSemaphorePermit)>,
     bytes: u64,
     observer: Arc<dyn Observer>,
     key: LayerKey,
 }
 
-impl Read for Counted {
+impl Read for Fetching {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.bytes += read as u64;
-        if read > 0 {
-            self.observer.layer(&self.key, LayerEvent::Fetched { bytes: read as u64 });
+        let Some((reader, _)) = &mut self.fetch else { return Ok(0) };
+        match reader.read(buffer) {
+            Ok(0) if buffer.is_empty() => Ok(0),
+            Ok(0) => {
+                self.fetch = None;
+                Ok(0)
+            }
+            Ok(read) => {
+                self.bytes += read as u64;
+                self.observer.layer(&self.key, LayerEvent::Fetched { bytes: read as u64 });
+                Ok(read)
+            }
+            Err(error) => Err(error),
         }
-        Ok(read)
     }
 }

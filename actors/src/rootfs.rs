@@ -5,13 +5,11 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, AtomicResponse, Context, Handler, WrapFuture};
+use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
 
-use actix::ActorFutureExt;
-
-use crate::error::MountError;
+use crate::error::{JobLost, MountError};
 use crate::messages::{Mount, Unmount};
-use crate::pool::{Pool, guarded};
+use crate::pool::{Pool, caught, guarded};
 use crate::ports::{Backend, LayerDir, Rootfs, Store};
 use crate::stop::Stop;
 
@@ -65,11 +63,39 @@ impl Handler<Unmount> for RootfsActor {
 
     fn handle(&mut self, Unmount { place }: Unmount, _: &mut Self::Context) -> Self::Result {
         let (port, pool) = (self.port.clone(), self.pool.clone());
-        let unmount = guarded("mount", async move { pool.run(move |_| port.unmount(&place)).await });
-        AtomicResponse::new(Box::pin(unmount.into_actor(self).map(|unmounted, this, _| {
-            let was_there = unmounted.map_err(Arc::new)?;
-            this.layers.clear();
-            Ok(was_there)
+        let layers = std::mem::take(&mut self.layers);
+        let unmount = async move {
+            pool.run(move |_| {
+                let unmounted = caught("mount", || port.unmount(&place)).map_err(MountError::from).flatten();
+                // Letting go of a layer may unmount it: here, where that may block, and after the rootfs.
+                let kept = if unmounted.is_ok() { Vec::new() } else { layers };
+                Ok::<_, JobLost>((unmounted, kept))
+            })
+            .await
+        };
+        AtomicResponse::new(Box::pin(unmount.into_actor(self).map(|done, this, _| {
+            let (unmounted, kept) = done.map_err(|lost| Arc::new(lost.into()))?;
+            this.layers = kept;
+            unmounted.map_err(Arc::new)
         })))
+    }
+}
+
+/// Forget the layers of a rootfs that stays.
+pub(crate) struct LetGo;
+impl Message for LetGo {
+    type Result = ();
+}
+
+impl Handler<LetGo> for RootfsActor {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, _: LetGo, _: &mut Self::Context) -> Self::Result {
+        let (pool, layers) = (self.pool.clone(), std::mem::take(&mut self.layers));
+        let hide = async move {
+            // Its only failure is a panic in there; nothing is left to be done about it.
+            let _ = pool.run(move |_| Ok::<_, JobLost>(drop(layers))).await;
+        };
+        AtomicResponse::new(Box::pin(hide.into_actor(self)))
     }
 }

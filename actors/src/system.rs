@@ -3,9 +3,15 @@
 //! All actors share one actix `System` on a thread of its own; addresses work from any tokio runtime. The bytes do
 //! not pass through it: ports move them on threads of their own, actors only wait.
 //!
-//! **Why no actor is supervised.** An actor that is restarted loses the message in hand and keeps whatever its state
-//! was; what cannot be lost is on disk instead ([`crate::ports::Records`], [`crate::ports::Store`]). A panic in a port
-//! is caught at the port and is an error of that request. What a lost process leaves is found by `Recover`.
+//! **Why truth is on disk, and no actor is supervised.** actix's supervisor restarts an actor that stopped, not one that
+//! panicked; it loses the message in hand, and hands the same state on, however broken. And a process dies more often
+//! than an actor: by kill -9, by power. Both have the same answer here. What must not be lost is written before it
+//! becomes true elsewhere, by ports that write whole or not at all: the name of a container before its first
+//! directory, the layers and root filesystems it uses before the first is fetched or mounted, its process before that
+//! is released, a layer by one rename ([`crate::ports::Records`], [`crate::ports::Store`]). Locks that the kernel frees
+//! say who of them still lives. So memory only ever holds what a dead process could lose as well; `Recover` reads the
+//! rest and takes down what nobody owns, and there is one such path, exercised by every crash, not two. Panics
+//! that can happen are those of ports: they are caught at the port and are an error of that request alone.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -16,12 +22,12 @@ use std::thread::JoinHandle;
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message, System};
 use slog::{Logger, o};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::backend::BackendActor;
 use crate::container::{BackendName, ContainerId, ContainerSpec, ExitStatus};
 use crate::containerizer::{ContainerizerActor, ContainerizerDeps, DestroyAll};
-use crate::error::{ContainerError, Gone, ProvisionError, StoreError};
+use crate::error::{ContainerError, Gone, JobLost, ProvisionError, StoreError};
 use crate::image::name::ImageRequest;
 use crate::messages::{
     Destroy, Exec, Executed, Kill, Launch, List, ProvisionContainer, Provisioned, Prune, PruneError, Pull,
@@ -33,8 +39,9 @@ use crate::ports::{
 };
 use crate::progress::Observer;
 use crate::provider::{ProviderActor, ProviderDeps};
-use crate::provisioner::{ProvisionerActor, ProvisionerDeps};
+use crate::provisioner::{Images, ProvisionerActor, ProvisionerDeps};
 use crate::puller::{PullDeps, PullerActor};
+use crate::reply::{Leased, lease};
 
 /// Messages a mailbox holds before senders wait: more than the largest admission limit in use, so that a burst of
 /// launches is ordered by arrival; a message is some hundred bytes.
@@ -97,14 +104,15 @@ pub struct EngineParts {
 pub struct Engine {
     provisioner: Addr<ProvisionerActor>,
     containerizer: Addr<ContainerizerActor>,
-    store: Arc<dyn Store>,
-    disk: Pool,
-    thread: Arc<SystemThread>,
+    /// `None` for actors on a thread of the caller's.
+    thread: Option<Arc<SystemThread>>,
 }
 
 struct SystemThread {
     system: System,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Closed when the thread has nothing left to do.
+    ended: watch::Receiver<()>,
 }
 
 impl Drop for SystemThread {
@@ -119,12 +127,12 @@ impl Engine {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(parts: EngineParts) -> std::io::Result<Self> {
-        let (store, disk) = (parts.store.clone(), Pool::new("disk", DISK_JOBS_MAX));
         let (tx, rx) = std::sync::mpsc::sync_channel(1);
-        let pool = disk.clone();
+        let (ending, ended) = watch::channel(());
         let thread = std::thread::Builder::new().name("keelblock-actors".to_owned()).spawn(move || {
+            let _ending = ending;
             let system = System::new();
-            let started = system.block_on(async move { start_actors(parts, pool) });
+            let started = system.block_on(async move { start_actors(parts) });
             if tx.send((System::current(), started)).is_ok() {
                 // The exit code of a System tells nothing that the replies have not told.
                 let _ = system.run();
@@ -132,8 +140,18 @@ impl Engine {
         })?;
         let (system, (provisioner, containerizer)) =
             rx.recv().map_err(|_| std::io::Error::other("the actor thread ended at once"))?;
-        let thread = Arc::new(SystemThread { system, thread: Mutex::new(Some(thread)) });
-        Ok(Self { provisioner, containerizer, store, disk, thread })
+        let thread = SystemThread { system, thread: Mutex::new(Some(thread)), ended };
+        Ok(Self { provisioner, containerizer, thread: Some(Arc::new(thread)) })
+    }
+
+    /// Starts all actors on the thread of the caller, who runs an actix `System` or a tokio `LocalSet` there: for
+    /// programs that have one already, and for tests with a clock of their own. They end when the last handle drops.
+    ///
+    /// # Panics
+    /// Outside of both.
+    pub fn start_here(parts: EngineParts) -> Self {
+        let (provisioner, containerizer) = start_actors(parts);
+        Self { provisioner, containerizer, thread: None }
     }
 
     /// Brings an image into the store.
@@ -148,18 +166,18 @@ impl Engine {
         pruned.unwrap_or_else(|_| Err(Arc::new(Gone { actor: "provisioner" }.into())))
     }
 
-    /// Gives a container a root filesystem that stays until destroyed.
+    /// Gives a container a root filesystem that stays until destroyed. Dropping the future destroys it.
     pub async fn provision(
         &self,
         id: ContainerId,
         request: ImageRequest,
     ) -> Result<Provisioned, Arc<ContainerError>> {
-        self.ask(ProvisionContainer { id, request }).await
+        self.ask_leased(ProvisionContainer { id, request }).await
     }
 
     /// Launches a container; answers when its command runs. Dropping the future gives the launch up.
     pub async fn launch(&self, spec: ContainerSpec) -> Result<RunningContainer, Arc<ContainerError>> {
-        self.ask(Launch { spec }).await
+        self.ask_leased(Launch { spec }).await
     }
 
     /// How a container ended; waits while it runs.
@@ -172,9 +190,9 @@ impl Engine {
         self.ask(Kill { id, signal }).await
     }
 
-    /// Runs one more command in a container.
+    /// Runs one more command in a container. Dropping the future kills it.
     pub async fn exec(&self, id: ContainerId, exec: ExecSpec) -> Result<Executed, Arc<ContainerError>> {
-        self.ask(Exec { id, exec }).await
+        self.ask_leased(Exec { id, exec }).await
     }
 
     /// Takes a container down; runs to its end also when the future is dropped.
@@ -194,31 +212,37 @@ impl Engine {
 
     /// All images in the store, each with the bytes of file content of its layers.
     pub async fn images(&self) -> Result<Vec<(ImageRecord, u64)>, StoreError> {
-        let store = self.store.clone();
-        self.disk
-            .run(move |_| {
-                let weigh = |record: ImageRecord| {
-                    let distinct: std::collections::BTreeSet<_> = record.layers.iter().collect();
-                    // A layer that is gone weighs nothing.
-                    let bytes = distinct.into_iter().filter_map(|layer| store.layer_bytes(layer).ok()).sum();
-                    (record, bytes)
-                };
-                Ok(store.images()?.into_iter().map(weigh).collect())
-            })
-            .await
+        let images = self.provisioner.send(Images).await;
+        images.unwrap_or(Err(StoreError::Lost(JobLost::Shutdown { pool: "disk" })))
     }
 
-    /// Destroys every container that this process launched, and stops the actors.
-    ///
-    /// # Blocking
-    /// Joins the actor thread, which has nothing left to do.
+    /// Destroys every container that this process launched, and stops the actors. Nothing is launched from the moment
+    /// of the call; requests under way for anything else are cut off.
     pub async fn shutdown(&self) {
+        // Gone already: shut down before, or from another clone.
         let _ = self.containerizer.send(DestroyAll).await;
-        self.thread.system.stop();
-        let thread = self.thread.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = thread.join();
+        let Some(thread) = &self.thread else { return };
+        thread.system.stop();
+        // Jobs under way end first. Not by joining: that would hold up a runtime whose tasks those jobs may wait for.
+        let _ = thread.ended.clone().changed().await;
+        let joined = thread.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(joined) = joined {
+            let _ = joined.join();
         }
+    }
+
+    /// As [`Self::ask`], for what must be undone when the asker leaves, at whatever moment.
+    async fn ask_leased<M, T>(&self, message: M) -> Result<T, Arc<ContainerError>>
+    where
+        M: Message<Result = Result<T, Arc<ContainerError>>> + Send + 'static,
+        T: Send + 'static,
+        ContainerizerActor: Handler<Leased<M>>,
+        <ContainerizerActor as Actor>::Context: ToEnvelope<ContainerizerActor, Leased<M>>,
+    {
+        let (asker, lease) = lease();
+        let answer = self.ask(Leased { message, lease }).await;
+        asker.took();
+        answer
     }
 
     async fn ask<M, T>(&self, message: M) -> Result<T, Arc<ContainerError>>
@@ -234,8 +258,10 @@ impl Engine {
 }
 
 /// From the bottom up: nobody is started before those it calls.
-fn start_actors(parts: EngineParts, disk: Pool) -> (Addr<ProvisionerActor>, Addr<ContainerizerActor>) {
+fn start_actors(parts: EngineParts) -> (Addr<ProvisionerActor>, Addr<ContainerizerActor>) {
     let EngineParts { store, records, launcher, observer, log, limits, .. } = parts;
+    let disk = Pool::new("disk", DISK_JOBS_MAX);
+    let boot_id = records.us().boot_id;
     let child = |actor: &'static str| log.new(o!("actor" => actor));
     let pull = Rc::new(PullDeps {
         store: store.clone(),
@@ -280,12 +306,15 @@ fn start_actors(parts: EngineParts, disk: Pool) -> (Addr<ProvisionerActor>, Addr
             store: store.clone(),
             records: records.clone(),
             disk: disk.clone(),
+            prune: Pool::new("prune", 1),
+            boot_id: boot_id.clone(),
             providers,
             backends,
             default_backend: parts.default_backend,
             log: child("provisioner"),
         }),
         table: Rc::default(),
+        prunes: Rc::default(),
     }
     .start();
     let containerizer = ContainerizerActor {
@@ -298,10 +327,12 @@ fn start_actors(parts: EngineParts, disk: Pool) -> (Addr<ProvisionerActor>, Addr
             admission: Admission::new(limits.launches_max),
             disk,
             launch: Pool::new("launch", LAUNCH_JOBS_MAX),
+            boot_id,
             log: child("containerizer"),
         }),
         table: Rc::default(),
         foreign: Rc::default(),
+        closing: Rc::default(),
     }
     .start();
     (provisioner, containerizer)

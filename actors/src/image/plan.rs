@@ -60,7 +60,7 @@ impl fmt::Display for LayerKey {
 }
 
 /// One layer to have: what it must unpack to, and where its bytes are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LayerSpec {
     /// What it is shared and stored by.
     pub key: LayerKey,
@@ -71,7 +71,7 @@ pub struct LayerSpec {
 }
 
 /// Bytes addressed by digest, as a manifest describes them. `None` = the source does not say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BlobSpec {
     /// Digest of the compressed bytes. `None` for members of `docker save` archives, which are
     /// verified by diff ID alone.
