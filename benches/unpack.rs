@@ -62,7 +62,7 @@ fn main() {
 fn sample() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for at in 0..5000u32 {
-        let content: Vec<u8> = (0..4000u32).map(|byte| (byte * at >> 5) as u8).collect();
+        let content: Vec<u8> = (0..4000u32).map(|byte| ((byte * at) >> 5) as u8).collect();
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);

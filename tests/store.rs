@@ -344,6 +344,53 @@ fn child_brings_the_layer_or_finds_it() {
 }
 
 #[test]
+fn child_brings_and_prunes_until_it_is_killed() {
+    let Some(home) = std::env::var_os("KEELBLOCK_TEST_STORE") else { return };
+    let store = store(Path::new(&home));
+    for round in 0u64.. {
+        let content = format!("{}", round % 3);
+        let files = (0..40).map(|at| file(format!("d{}/f{at}", at % 4), &content));
+        put_tar(&store, &Tarball::of(files).end()).unwrap();
+        store.record_image(&image(&format!("image{}", round % 2), &[])).unwrap();
+        println!("round done");
+        if round % 4 == 3 {
+            store.prune(&Keep::default(), &[]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn whenever_a_process_is_killed_the_store_is_whole() {
+    let home = tempfile::tempdir().unwrap();
+    for rounds in 1..20 {
+        let mut child = child("child_brings_and_prunes_until_it_is_killed", home.path()).spawn().unwrap();
+        for _ in 0..rounds {
+            wait_for_line(&mut child, "round done");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = store(home.path());
+        store.recover().unwrap();
+        let left = listing(home.path());
+        let whole = |name: &&String| name.starts_with("layers/") || name.starts_with("images/");
+        assert_eq!(left.iter().filter(whole).count(), left.len(), "{left:?}");
+        for name in left.iter().filter_map(|name| name.strip_prefix("layers/sha256/")) {
+            let diff_id = DiffId(format!("sha256:{name}").parse().unwrap());
+            let layer = StoredLayer { diff_id };
+            let files = (0..40).filter(|at| {
+                let path = store.show(&layer).unwrap().path.join(format!("d{}/f{at}", at % 4));
+                std::fs::read(path).is_ok_and(|content| content.len() == 1)
+            });
+            assert_eq!(files.count(), 40);
+            assert_eq!(store.layer_bytes(&layer).unwrap(), 40);
+        }
+        for record in store.images().unwrap() {
+            assert!(store.image(&record.plan.identity.name).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
 fn of_many_processes_one_brings_a_layer() {
     let home = tempfile::tempdir().unwrap();
     let children: Vec<_> =

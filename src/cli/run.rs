@@ -8,6 +8,7 @@ use clap::ArgMatches;
 use keelblock_actors::container::{
     CommandSpec, ContainerId, ContainerSpec, ExitStatus, VolumeSource, VolumeSpec,
 };
+use keelblock_actors::error::ContainerError;
 use keelblock_actors::image::name::ImageRequest;
 use keelblock_actors::launch::{CapabilitySet, StdioSpec};
 use keelblock_actors::ports::{ExecSpec, Launched};
@@ -38,7 +39,11 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     };
     agent.shutdown().await;
     let (status, image) = result?;
-    destroyed?;
+    match destroyed {
+        // Somebody else destroyed it meanwhile.
+        Err(error) if matches!(&*error, ContainerError::Unknown { .. }) => {}
+        destroyed => destroyed?,
+    }
     if context.output.is_json() {
         let document = json!({ "container_id": id, "exit_status": status.code(), "image": image });
         context.output.print(&document, String::new);
@@ -57,15 +62,26 @@ async fn run_with(
 ) -> Result<(ExitStatus, serde_json::Value), CliError> {
     let (id, tty) = (spec.id.clone(), spec.tty);
     let mut launch = std::pin::pin!(agent.launch(spec));
-    let running = tokio::select! {
-        running = &mut launch => running?,
-        number = signals.next() => {
-            // Nobody wants it any more: the launch ends, the pull with it if nobody else waits.
-            let _ = agent.destroy(id).await;
-            let _ = launch.await;
-            return Ok((ExitStatus::Signaled(number), json!(null)));
+    let (mut asked, mut pending) = (None, Vec::new());
+    let running = loop {
+        tokio::select! {
+            running = &mut launch => match (running, asked) {
+                (Ok(running), _) => break running,
+                // Given up because of the signal: that is how it ended.
+                (Err(_), Some(number)) => return Ok((ExitStatus::Signaled(number), json!(null))),
+                (Err(error), None) => return Err(error.into()),
+            },
+            // Without a process yet the launch is given up, the pull with it if nobody else waits for it.
+            number = signals.next() => match agent.kill(id.clone(), number).await {
+                Ok(()) => asked = Some(number),
+                // Between the two: its command gets the signal as soon as there is one.
+                Err(_) => pending.push(number),
+            },
         }
     };
+    for number in pending {
+        let _ = running.process.signal(number);
+    }
     let image = running.image.as_ref().map(image_json);
     let status = wait_attached(agent, tty, &running.process, signals).await?;
     Ok((status, json!(image)))

@@ -81,7 +81,8 @@ impl Kind {
     }
 }
 
-/// What operators set of isolators, and what they must know of this machine.
+/// What operators set of isolators, and what they must know of this machine. In a user namespace: make it after
+/// `rootless::enter`, as the default looks at the users there are.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `--sandbox_directory`: where a container with a root filesystem of its own sees its sandbox.

@@ -57,10 +57,9 @@ impl Isolator for Uts {
 
     fn prepare(&self, context: &LaunchContext, plan: &mut LaunchPlan) -> Result<(), IsolatorError> {
         plan.namespaces.push(Namespace::Uts);
-        let mut name = context.id.as_str();
-        while name.len() > HOSTNAME_BYTES_MAX {
-            name = name.split_at(name.floor_char_boundary(name.len() - 1)).0;
-        }
+        let whole = context.id.as_str();
+        let cut = (0..=HOSTNAME_BYTES_MAX.min(whole.len())).rev().find(|end| whole.is_char_boundary(*end));
+        let name = &whole[..cut.unwrap_or_default()];
         set_once(&mut plan.hostname, name.to_owned(), "host name")
             .map_err(|error| refused(self.name(), &context.id, error))
     }

@@ -12,9 +12,10 @@ use keelblock_actors::error::LaunchError;
 use keelblock_actors::launch::Credentials;
 use keelblock_actors::ports::ExecSpec;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::SocketType;
 
 use super::error::LauncherError;
-use super::program::{Ops, absolute, become_user, command};
+use super::program::{Ops, absolute, become_user, begin, command};
 use super::record::{Files, LaunchRecord};
 use super::{Launch, LinuxLaunched, LinuxLauncher, failed, join, launched, namespace_flags, socket_pair};
 use crate::isolator::user;
@@ -71,7 +72,7 @@ impl LinuxLauncher {
         let mut keep = Vec::new();
         let (before_fork, terminal) = self.enter(exec, record, member, process, &mut keep)?;
         let mut task = Ops::default();
-        task.push(Op::Session, "begin a session");
+        begin(&mut task);
         if exec.tty {
             task.push(Op::ControlTerminal, "take its terminal");
         }
@@ -113,7 +114,7 @@ impl LinuxLauncher {
         }
         keep.push(process);
         let terminal = if exec.tty {
-            let (ours, theirs) = socket_pair()?;
+            let (ours, theirs) = socket_pair(SocketType::DGRAM)?;
             let socket = launched::raw(&theirs);
             keep.push(theirs);
             before.push(Op::Terminal { socket, console: false }, "open a terminal at /dev/pts");

@@ -61,7 +61,8 @@ impl LinuxLaunched {
     }
 
     fn end_of_launch(&self, pending: Pending) -> Result<(), LaunchError> {
-        let released = rustix::io::write(&pending.release, &[1]);
+        // A socket and not a pipe: no SIGPIPE for an embedder who has not ignored that.
+        let released = rustix::net::send(&pending.release, &[1], rustix::net::SendFlags::NOSIGNAL);
         drop(pending.release);
         if released.is_err() {
             // Nobody reads: it is dead already, which the report pipe says too.
@@ -81,7 +82,11 @@ impl LinuxLaunched {
         }
         if let Some((files, mut record)) = pending.record {
             record.task = task_of(&self.init);
-            files.write(&record).map_err(|error| self.failed(error))?;
+            if let Err(error) = files.write(&record) {
+                // It runs, but nobody else could find it: then rather not.
+                self.kill_all()?;
+                return Err(self.failed(error));
+            }
         }
         Ok(())
     }

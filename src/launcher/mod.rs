@@ -35,6 +35,7 @@ use keelblock_actors::container::{ContainerId, ExitStatus, ProcessIdentity};
 use keelblock_actors::error::LaunchError;
 use keelblock_actors::launch::{LaunchPlan, Namespace, StdioSpec};
 use keelblock_actors::ports::{ExecSpec, Launched, Launcher};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use slog::{Logger, debug, o};
 
 pub use error::LauncherError;
@@ -60,6 +61,8 @@ pub struct LinuxLauncher {
 
 impl LinuxLauncher {
     /// A launcher that keeps what others must know of containers in `<run_dir>/<id>/`.
+    ///
+    /// In a user namespace: make it after `rootless::enter`, as it looks at what this process may do.
     pub fn new(run_dir: &Path, log: &Logger) -> Self {
         Self {
             run_dir: run_dir.to_owned(),
@@ -95,12 +98,9 @@ impl LinuxLauncher {
 
     /// Clones a supervisor for compiled ops.
     fn spawn(&self, container: &ContainerId, launch: Launch) -> Result<Arc<LinuxLaunched>, LauncherError> {
-        let pipe = || {
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                .map_err(|source| LauncherError::Channel { what: "a pipe", source: source.into() })
-        };
-        let (release_theirs, release) = pipe()?;
-        let (report, report_theirs) = pipe()?;
+        let (release, release_theirs) = socket_pair(SocketType::STREAM)?;
+        let (report, report_theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|source| LauncherError::Channel { what: "a pipe", source: source.into() })?;
         let Launch { before_fork, task, slots, command, pid_namespace, kill_leftovers, .. } = launch;
         let words = Words { before_fork: before_fork.texts, task: task.texts, command: command.name };
         let others: Vec<RawFd> = launch.keep.iter().map(AsRawFd::as_raw_fd).collect();
@@ -177,7 +177,7 @@ impl LinuxLauncher {
         let mut keep = Vec::new();
         let mut channels = Channels::default();
         let terminal = if plan.tty {
-            let (ours, theirs) = socket_pair()?;
+            let (ours, theirs) = socket_pair(SocketType::DGRAM)?;
             channels.terminal = Some(launched::raw(&theirs));
             keep.push(theirs);
             Some(ours)
@@ -243,10 +243,10 @@ fn nobody() -> ProcessIdentity {
     ProcessIdentity { pid: 0, start_ticks: 0, boot_id: String::new() }
 }
 
-fn socket_pair() -> Result<(OwnedFd, OwnedFd), LauncherError> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .map_err(|source| LauncherError::Channel { what: "a socket for the terminal", source: source.into() })
+/// Our end and theirs.
+fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), LauncherError> {
+    socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+        .map_err(|source| LauncherError::Channel { what: "a socket pair", source: source.into() })
 }
 
 /// Opens what the standard streams shall be; `None` = the caller's own.

@@ -115,6 +115,10 @@ pub(super) fn compile(plan: &LaunchPlan, host: &Host, channels: Channels) -> Res
     let credentials = plan.credentials.as_ref().unwrap_or(&root);
     let own_files = matches!(plan.stdio, keelblock_actors::launch::StdioSpec::Sandbox);
     become_user(credentials, plan.capabilities.as_ref(), plan.no_new_privs, own_files, host, &mut task);
+    if !plan.namespaces.contains(&Namespace::Pid) {
+        // Else the end of the pid namespace is its end too.
+        task.push(Op::DieWithParent, "be bound to its supervisor");
+    }
     Ok(Compiled { before_fork: before, task, slots, command })
 }
 
@@ -247,9 +251,15 @@ fn mount(step: &MountStep, slots: &mut usize, ops: &mut Ops, inside: &mut Ops) -
     Ok(())
 }
 
+/// A session, and a keyring for it.
+pub(super) fn begin(task: &mut Ops) {
+    task.push(Op::Session, "begin a session");
+    task.push(Op::Keyring, "make a session keyring");
+}
+
 /// The session and the standard streams of the task.
 pub(super) fn streams(plan: &LaunchPlan, channels: Channels, task: &mut Ops) {
-    task.push(Op::Session, "begin a session");
+    begin(task);
     if plan.tty {
         task.push(Op::ControlTerminal, "take its terminal");
     } else if let Some(streams) = channels.streams {

@@ -118,6 +118,8 @@ fn follow_sizes(master: OwnedFd) -> Result<oneshot::Sender<()>, TerminalError> {
     let follow = move || {
         runtime.block_on(async {
             let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
+            // A change from before anyone listened.
+            copy_size(&master);
             loop {
                 tokio::select! {
                     change = changes.recv() => match change {

@@ -1,12 +1,14 @@
 //! Containers for tests: a root filesystem of a static busybox, a launcher, isolators.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use keelblock::isolator::{DEFAULT_ISOLATION, Settings, compose};
 use keelblock::launcher::LinuxLauncher;
-use keelblock_actors::container::{CommandSpec, ContainerId, ExitStatus};
+use keelblock_actors::container::{CommandSpec, ExitStatus};
 use keelblock_actors::error::{IsolatorError, LaunchError, chain};
 use keelblock_actors::image::plan::RuntimeConfig;
 use keelblock_actors::launch::{LaunchContext, LaunchPlan, StdioSpec};
@@ -14,22 +16,22 @@ use keelblock_actors::ports::{Isolator, Launched, Launcher};
 use tempfile::TempDir;
 
 /// Where containers of a test live.
-pub struct House {
-    pub directory: TempDir,
-    pub rootfs: PathBuf,
-    pub launcher: LinuxLauncher,
-    pub isolators: Vec<Arc<dyn Isolator>>,
+pub(crate) struct House {
+    pub(crate) directory: TempDir,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) launcher: LinuxLauncher,
+    pub(crate) isolators: Vec<Arc<dyn Isolator>>,
 }
 
 /// Why a launch failed, of either kind.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     Isolator(IsolatorError),
     Launch(LaunchError),
 }
 
 impl Failure {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             Self::Isolator(error) => chain(error),
             Self::Launch(error) => chain(error),
@@ -37,7 +39,7 @@ impl Failure {
     }
 }
 
-pub fn skipped(why: &str) {
+pub(crate) fn skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
 
@@ -49,7 +51,7 @@ fn busybox() -> Option<PathBuf> {
 }
 
 /// A busybox tree with users, without `/proc`, `/sys` and `/dev`.
-pub fn fill(rootfs: &Path) -> Option<()> {
+pub(crate) fn fill(rootfs: &Path) -> Option<()> {
     let busybox = busybox()?;
     for name in ["bin", "etc", "tmp", "root"] {
         std::fs::create_dir_all(rootfs.join(name)).ok()?;
@@ -65,11 +67,11 @@ pub fn fill(rootfs: &Path) -> Option<()> {
 }
 
 /// A house as root, or `None` after saying why not.
-pub fn house() -> Option<House> {
+pub(crate) fn house() -> Option<House> {
     house_with(&DEFAULT_ISOLATION, Settings::default())
 }
 
-pub fn house_with(isolation: &[&str], settings: Settings) -> Option<House> {
+pub(crate) fn house_with(isolation: &[&str], settings: Settings) -> Option<House> {
     if !rustix::process::geteuid().is_root() {
         skipped("needs root");
         return None;
@@ -77,7 +79,7 @@ pub fn house_with(isolation: &[&str], settings: Settings) -> Option<House> {
     bare_house(isolation, settings)
 }
 
-pub fn bare_house(isolation: &[&str], settings: Settings) -> Option<House> {
+pub(crate) fn bare_house(isolation: &[&str], settings: Settings) -> Option<House> {
     let shm = Path::new("/dev/shm");
     let directory = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
     let directory = directory.expect("a directory");
@@ -93,12 +95,12 @@ pub fn bare_house(isolation: &[&str], settings: Settings) -> Option<House> {
 }
 
 /// A shell line.
-pub fn line(line: &str) -> CommandSpec {
+pub(crate) fn line(line: &str) -> CommandSpec {
     CommandSpec { shell: true, value: Some(line.to_owned()), ..CommandSpec::default() }
 }
 
 /// A program with arguments.
-pub fn program(words: &[&str]) -> CommandSpec {
+pub(crate) fn program(words: &[&str]) -> CommandSpec {
     CommandSpec {
         value: words.first().map(|word| (*word).to_owned()),
         arguments: words.iter().map(|word| (*word).to_owned()).collect(),
@@ -107,7 +109,7 @@ pub fn program(words: &[&str]) -> CommandSpec {
 }
 
 impl House {
-    pub fn context(&self, id: &str, command: CommandSpec) -> LaunchContext {
+    pub(crate) fn context(&self, id: &str, command: CommandSpec) -> LaunchContext {
         let sandbox = self.directory.path().join("sandboxes").join(id);
         std::fs::create_dir_all(&sandbox).expect("a sandbox");
         LaunchContext {
@@ -126,7 +128,7 @@ impl House {
         }
     }
 
-    pub fn start(&self, context: &LaunchContext) -> Result<Arc<dyn Launched>, Failure> {
+    pub(crate) fn start(&self, context: &LaunchContext) -> Result<Arc<dyn Launched>, Failure> {
         let mut plan = LaunchPlan::default();
         for isolator in &self.isolators {
             isolator.prepare(context, &mut plan).map_err(Failure::Isolator)?;
@@ -134,40 +136,36 @@ impl House {
         self.launcher.start(&context.id, plan).map_err(Failure::Launch)
     }
 
-    pub fn launch(&self, context: &LaunchContext) -> Result<Arc<dyn Launched>, Failure> {
+    pub(crate) fn launch(&self, context: &LaunchContext) -> Result<Arc<dyn Launched>, Failure> {
         let launched = self.start(context)?;
         launched.release().map_err(Failure::Launch)?;
         Ok(launched)
     }
 
     /// Runs to the end: status and output of both streams.
-    pub fn run(&self, context: &LaunchContext) -> (ExitStatus, String) {
+    pub(crate) fn run(&self, context: &LaunchContext) -> (ExitStatus, String) {
         let launched = self.launch(context).unwrap_or_else(|failure| panic!("{}", failure.text()));
         let status = block_on(launched.wait());
         (status, output(context))
     }
 
     /// Output of a shell line in a container that ends well.
-    pub fn output(&self, id: &str, text: &str) -> String {
+    pub(crate) fn output(&self, id: &str, text: &str) -> String {
         let context = self.context(id, line(text));
         let (status, output) = self.run(&context);
         assert_eq!(status, ExitStatus::Exited(0), "{text}: {output}");
         output
     }
-
-    pub fn id(&self, id: &str) -> ContainerId {
-        id.parse().expect("an ID")
-    }
 }
 
 /// What a container wrote.
-pub fn output(context: &LaunchContext) -> String {
+pub(crate) fn output(context: &LaunchContext) -> String {
     let read = |name: &str| std::fs::read_to_string(context.sandbox.join(name)).unwrap_or_default();
     read("stdout") + &read("stderr")
 }
 
 /// Waits without a runtime: what the launcher gives needs none.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(future)
 }

@@ -9,11 +9,13 @@ use bytes::{Buf, Bytes};
 use keelblock_actors::ports::Blob;
 use tokio::sync::mpsc;
 
+use super::body::Body;
 use super::error::{Asked, RegistryError};
-use super::http::{Body, HttpError};
+use super::failure::HttpError;
 
-/// Pieces on the way of one blob: with reads of at most 64 KiB, 2 MiB.
-const PIECES: usize = 32;
+/// Pieces on the way of one blob: with reads of at most 128 KiB, 2 MiB. Measured on loopback: as fast as fewer and larger ones,
+/// and a third faster than twice as many of half the size.
+const PIECES: usize = 16;
 
 enum Piece {
     Bytes(Bytes),

@@ -96,6 +96,8 @@ pub(crate) enum Op {
 
     /// setsid(2).
     Session,
+    /// keyctl(2): a session keyring of its own.
+    Keyring,
     /// The terminal as controlling terminal and standard streams.
     ControlTerminal,
     /// dup2(2) onto a standard stream.
@@ -225,7 +227,8 @@ fn close(fd: RawFd) {
 
 fn prctl(option: c_int, a: c_ulong, b: c_ulong) -> Result<(), Fault> {
     // SAFETY: the options used here take numbers only (or a pointer to a static string for PR_SET_NAME).
-    call(unsafe { libc::syscall(libc::SYS_prctl, c_long::from(option), a, b, 0, 0) }).map(drop)
+    call(unsafe { libc::syscall(libc::SYS_prctl, c_long::from(option), a, b, 0 as c_ulong, 0 as c_ulong) })
+        .map(drop)
 }
 
 const EMPTY: &CStr = c"";
@@ -240,8 +243,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
     match op {
         // SAFETY: numbers only.
         Op::Unshare(flags) => call(unsafe { libc::syscall(libc::SYS_unshare, *flags) }).map(drop),
-        // SAFETY: numbers only.
         Op::Join { process, namespaces } => {
+            // SAFETY: numbers only.
             call(unsafe { libc::syscall(libc::SYS_setns, *process, *namespaces) }).map(drop)
         }
         Op::Hostname(name) => {
@@ -278,6 +281,7 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             // SAFETY: no arguments.
             call(unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
         }
+        Op::Keyring => task::keyring(),
         Op::ControlTerminal => task::control_terminal(state.terminal),
         // SAFETY: numbers only.
         Op::Stream { from, to } => call(unsafe { libc::dup2(*from, *to) }.into()).map(drop),
@@ -289,8 +293,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             Ok(())
         }
         Op::KeepCapabilities => prctl(libc::PR_SET_KEEPCAPS, 1, 0),
-        // SAFETY: the list is valid for its length.
         Op::Groups(list) => {
+            // SAFETY: the list is valid for its length.
             call(unsafe { libc::syscall(libc::SYS_setgroups, list.len(), list.as_ptr()) }).map(drop)
         }
         // SAFETY: numbers only.
