@@ -56,7 +56,7 @@ fn killed_in_the_middle_of_a_pull_it_leaves_a_whole_store_and_no_staging() {
     need_root!();
     need_programs!("docker-registry", "skopeo");
     // In the manifest, in the first layer, where several are under way, near the end.
-    for limit in [200, 60_000, 4_000_000, 9_000_000, 12_000_000] {
+    for limit in [200, 60_000, 4_000_000, 8_000_000, 10_500_000] {
         let room = Room::new("crash-pull");
         let registry = pushed(&room);
         let proxy = Holding::start(registry.address(), limit);
