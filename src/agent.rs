@@ -147,7 +147,7 @@ impl Agent {
         let pullers: Vec<Arc<dyn Puller>> =
             vec![Arc::new(LocalPuller), Arc::new(RegistryPuller::new(registries))];
 
-        let chosen = backend::choose::choose(
+        let chosen = backend::choose(
             config.backend,
             &config.work_dir,
             &store_dir,

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::backend::BackendActor;
 use crate::container::{BackendName, ContainerId, RootfsId, RootfsRecord};
-use crate::error::{DestroyError, Gone, MountError, ProvisionError, ResolveError};
+use crate::error::{DestroyError, Gone, MountError, ProvisionError, ResolveError, StoreError};
 use crate::image::name::{ImageKind, ImageRequest};
 use crate::image::plan::{ImagePlan, LayerKey};
 use crate::messages::{
@@ -28,6 +28,9 @@ use crate::pool::Pool;
 use crate::ports::{Pruned, Records, Rootfs, Store, StoredLayer};
 use crate::provider::ProviderActor;
 use crate::reply::WhileWanted;
+
+/// Keeps layers from being pruned until it drops.
+type Pin = Box<dyn Send + Sync>;
 
 type DestroyFlight = Shared<LocalBoxFuture<'static, Result<bool, Arc<DestroyError>>>>;
 
@@ -125,7 +128,9 @@ impl Handler<Provision> for ProvisionerActor {
             async move {
                 let (id, mut doomed, _under_way) = begun?;
                 let destroyed = || ProvisionError::Destroyed { container: container.clone() };
-                let brought = tokio::select! {
+                // The pin is held until the mount stands: a prune that read the records before ours was written, and
+                // removes layers after they came, finds it.
+                let (brought, _pin) = tokio::select! {
                     brought = this.bring(&container, id, &request) => brought?,
                     _ = doomed.wait_for(|doomed| *doomed) => return Err(destroyed()),
                 };
@@ -169,15 +174,20 @@ impl ProvisionerActor {
         Ok((id, entry.doomed.subscribe(), UnderWay(entry.under_way.clone())))
     }
 
-    /// The image in the store, recorded as the container's before the first layer comes.
+    /// The image in the store, pinned and recorded as the container's before the first layer comes.
     async fn bring(
         &self,
         container: &ContainerId,
         id: RootfsId,
         request: &ImageRequest,
-    ) -> Result<PulledImage, ProvisionError> {
-        let resolved = self.resolve(request).await?;
+    ) -> Result<(PulledImage, Pin), ProvisionError> {
+        let mut resolved = self.resolve(request).await?;
         let plan = resolved.plan.clone();
+        let (pin, still_there) = self.pin(&resolved).await?;
+        if !still_there {
+            // Pruned between the look and the pin.
+            resolved.stored = None;
+        }
         self.record(container, |record| {
             let known = plan.layers.iter().filter_map(|layer| match &layer.key {
                 LayerKey::Diff(diff) => Some(diff.clone()),
@@ -203,7 +213,26 @@ impl ProvisionerActor {
         }
         slog::debug!(self.deps.log, "image is in the store";
             "container" => %container, "rootfs" => %id, "image" => %plan.identity.name);
-        Ok(image)
+        Ok((image, pin))
+    }
+
+    /// Keeps an image's layers from being pruned; whether those found in the store are there now that they are kept.
+    async fn pin(&self, resolved: &ResolvedImage) -> Result<(Pin, bool), ProvisionError> {
+        let mut keys: Vec<_> = resolved.plan.layers.iter().map(|layer| layer.key.clone()).collect();
+        let stored = resolved.stored.iter().flatten().map(|layer| LayerKey::Diff(layer.diff_id.clone()));
+        let stored: Vec<_> = stored.collect();
+        keys.extend(stored.iter().filter(|key| !keys.contains(key)).cloned().collect::<Vec<_>>());
+        let store = self.deps.store.clone();
+        let pinned = self.deps.disk.run(move |_| {
+            let pin = store.pin(&keys)?;
+            for key in &stored {
+                if store.find(key)?.is_none() {
+                    return Ok((pin, false));
+                }
+            }
+            Ok((pin, true))
+        });
+        pinned.await.map_err(|error: StoreError| ProvisionError::Mount(error.into()))
     }
 
     async fn resolve(&self, request: &ImageRequest) -> Result<ResolvedImage, ProvisionError> {

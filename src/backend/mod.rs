@@ -19,7 +19,7 @@ mod probe;
 mod stack;
 
 pub use bind::BindBackend;
-//pub use choose::{Chosen, choose};
+pub use choose::{Chosen, choose};
 pub use copy::CopyBackend;
 pub use error::BackendError;
 pub use overlay::OverlayBackend;

@@ -11,7 +11,7 @@
 //! topmost layer.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use keelblock_actors::container::BackendName;
@@ -24,7 +24,7 @@ use rustix::mount::MountFlags;
 
 use super::error::BackendError;
 use super::{metadata, place, stack};
-use crate::sys::mount::NewFilesystem;
+use crate::sys::mount::{DetachedMount, NewFilesystem};
 
 /// Layers that overlayfs stacks (fs/overlayfs/params.h, `OVL_MAX_STACK`).
 pub const LAYERS_MAX: usize = 500;
@@ -67,14 +67,16 @@ impl OverlayBackend {
     }
 
     fn assemble(&self, layers: &[&LayerDir], place: &RootfsPlace) -> Result<(), BackendError> {
-        let writable = Writable::make(layers, place)?;
+        let writable = Writable::make(layers, &place.scratch)?;
+        let target = &place.rootfs;
         let mut dialect = self.dialect();
         loop {
             let tried = match dialect {
-                Dialect::Descriptors | Dialect::Paths => {
-                    mount_by_keys(dialect, layers, &writable, &place.rootfs)
-                }
-                Dialect::Options => mount_by_options(layers, &writable, &place.rootfs),
+                Dialect::Options => mount_by_options(layers, &writable, target),
+                by_keys => mount_by_keys(by_keys, layers, &writable).and_then(|mount| {
+                    let attached = mount.attach(target);
+                    attached.map_err(|error| Attempt::Failed(BackendError::io("mount at", target)(error)))
+                }),
             };
             dialect = match tried {
                 Ok(()) => {
@@ -134,8 +136,8 @@ struct Writable {
 
 impl Writable {
     /// Makes them, the upper one with the attributes of the topmost layer's root.
-    fn make(layers: &[&LayerDir], place: &RootfsPlace) -> Result<Self, BackendError> {
-        let (upper, work): (PathBuf, PathBuf) = (place.scratch.join("upper"), place.scratch.join("work"));
+    fn make(layers: &[&LayerDir], scratch: &Path) -> Result<Self, BackendError> {
+        let (upper, work) = (scratch.join("upper"), scratch.join("work"));
         place::make_directory(&upper)?;
         place::make_directory(&work)?;
         let open =
@@ -149,6 +151,24 @@ impl Writable {
         copy().map_err(BackendError::io("give the attributes of the topmost layer to", &upper))?;
         Ok(made)
     }
+}
+
+/// Mounts one layer with its writable directories made in `scratch`, and attaches the mount nowhere: to see whether
+/// it can be done. `None` on a kernel that only has mount(2).
+pub(super) fn mount_on_trial(
+    layer: &LayerDir,
+    scratch: &Path,
+) -> Result<Option<DetachedMount>, BackendError> {
+    let layers = [layer];
+    let writable = Writable::make(&layers, scratch)?;
+    for dialect in [Dialect::Descriptors, Dialect::Paths] {
+        match mount_by_keys(dialect, &layers, &writable) {
+            Ok(mount) => return Ok(Some(mount)),
+            Err(Attempt::NotUnderstood) => {}
+            Err(Attempt::Failed(error)) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Why a mount did not come about.
@@ -171,8 +191,7 @@ fn mount_by_keys(
     dialect: Dialect,
     layers: &[&LayerDir],
     writable: &Writable,
-    target: &Path,
-) -> Result<(), Attempt> {
+) -> Result<DetachedMount, Attempt> {
     let filesystem = match NewFilesystem::open("overlay") {
         Err(error) if error.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) => {
             return Err(Attempt::NotUnderstood);
@@ -213,8 +232,7 @@ fn mount_by_keys(
         }
         filesystem.mount()
     };
-    let mount = configure().map_err(|error| refused(Some(&filesystem), error))?;
-    mount.attach(target).map_err(|error| Attempt::Failed(BackendError::io("mount at", target)(error)))
+    configure().map_err(|error| refused(Some(&filesystem), error))
 }
 
 /// mount(2), with a path of some 17 bytes for each layer: room for about 220.

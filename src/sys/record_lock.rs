@@ -27,6 +27,18 @@ pub fn try_lock(file: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// Takes the lock on this file, open for writing; waits while somebody has it.
+pub fn lock(file: impl AsFd) -> io::Result<()> {
+    let file = file.as_fd();
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLKW(&whole_file(libc::F_WRLCK))) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Whether somebody has the lock, other than by this very descriptor. Takes nothing.
 pub fn is_locked(file: impl AsFd) -> io::Result<bool> {
     let mut lock = whole_file(libc::F_WRLCK);

@@ -1,24 +1,26 @@
 //! Work that makes more work, for a few threads: ends when all is done, or at the first failure.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Jobs to do. The newest is done first: so a walk goes deep before it goes wide, and few jobs wait.
 pub(super) struct Queue<J, E> {
     state: Mutex<State<J, E>>,
     changed: Condvar,
+    failed: AtomicBool,
 }
 
 struct State<J, E> {
     waiting: Vec<J>,
     under_way: usize,
-    failure: Option<E>,
+    failures: Vec<E>,
 }
 
 impl<J: Send, E: Send> Queue<J, E> {
     /// With its first job.
     pub(super) fn new(first: J) -> Self {
-        let state = State { waiting: vec![first], under_way: 0, failure: None };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        let state = State { waiting: vec![first], under_way: 0, failures: Vec::new() };
+        Self { state: Mutex::new(state), changed: Condvar::new(), failed: AtomicBool::new(false) }
     }
 
     /// Adds jobs; called from within a job.
@@ -29,11 +31,16 @@ impl<J: Send, E: Send> Queue<J, E> {
 
     /// Whether a job failed: others should give up.
     pub(super) fn has_failed(&self) -> bool {
-        self.lock().failure.is_some()
+        self.failed.load(Ordering::Relaxed)
     }
 
-    /// Does all jobs on this many threads, the caller's one of them. The first failure ends it.
-    pub(super) fn run(self, threads: usize, job: impl Fn(&Self, J) -> Result<(), E> + Sync) -> Result<(), E> {
+    /// Does all jobs on this many threads, the caller's one of them. A failure ends
+    /// it; all that failed before they noticed are returned.
+    pub(super) fn run(
+        self,
+        threads: usize,
+        job: impl Fn(&Self, J) -> Result<(), E> + Sync,
+    ) -> Result<(), Vec<E>> {
         std::thread::scope(|scope| {
             for _ in 1..threads {
                 let help = std::thread::Builder::new().name("copy".to_owned());
@@ -44,10 +51,8 @@ impl<J: Send, E: Send> Queue<J, E> {
             }
             self.work(&job);
         });
-        match self.state.into_inner().unwrap_or_else(PoisonError::into_inner).failure {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
+        let failures = self.state.into_inner().unwrap_or_else(PoisonError::into_inner).failures;
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 
     fn work(&self, job: &(impl Fn(&Self, J) -> Result<(), E> + Sync)) {
@@ -55,7 +60,8 @@ impl<J: Send, E: Send> Queue<J, E> {
             // However the job ends, by a panic too, the others must not wait for it forever.
             let done = Done(self);
             if let Err(error) = job(self, next) {
-                self.lock().failure.get_or_insert(error);
+                self.failed.store(true, Ordering::Relaxed);
+                self.lock().failures.push(error);
             }
             drop(done);
         }
@@ -64,7 +70,7 @@ impl<J: Send, E: Send> Queue<J, E> {
     fn next(&self) -> Option<J> {
         let mut state = self.lock();
         loop {
-            if state.failure.is_some() {
+            if !state.failures.is_empty() {
                 return None;
             }
             if let Some(job) = state.waiting.pop() {
@@ -101,7 +107,7 @@ mod tests {
     #[test]
     fn every_job_and_every_job_of_a_job_is_done_once() {
         let done = AtomicUsize::new(0);
-        let result: Result<(), ()> = Queue::new(10u32).run(3, |queue, depth| {
+        let result: Result<(), Vec<()>> = Queue::new(10u32).run(3, |queue, depth| {
             done.fetch_add(1, Ordering::Relaxed);
             if depth > 0 {
                 queue.extend([depth - 1, depth - 1]);
@@ -113,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_ends_it() {
+    fn a_failure_ends_it() {
         let result = Queue::new(0u32).run(3, |queue, number| {
             queue.extend([number + 1]);
             if number == 100 { Err(number) } else { Ok(()) }
         });
-        assert_eq!(result, Err(100));
+        assert_eq!(result, Err(vec![100]));
     }
 }

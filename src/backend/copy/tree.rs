@@ -57,7 +57,12 @@ pub(super) fn copy(
         layers: (0..layers.len()).collect(),
         left: 1.into(),
     };
-    Queue::new(Arc::new(directory)).run(threads, |queue, directory| tree.fill(queue, &directory))
+    let done = Queue::new(Arc::new(directory)).run(threads, |queue, directory| tree.fill(queue, &directory));
+    done.map_err(|mut failures| {
+        // Threads that gave up because another failed have nothing to tell.
+        let cause = failures.iter().position(|error| !matches!(error, BackendError::Stopped));
+        failures.swap_remove(cause.unwrap_or(0))
+    })
 }
 
 /// A directory under way.
