@@ -297,19 +297,3 @@ pub(crate) fn twelve_layers() -> Image {
         image.layer(Layer::new().file(&format!("data/{layer}"), text, 0o644))
     })
 }
-
-/// Digests of the layers of the one image in an OCI layout, as they lie there.
-pub(crate) fn layers_of(layout: &Path) -> Vec<String> {
-    let read = |path: &str| -> Value {
-        serde_json::from_slice(&fs::read(layout.join(path)).expect("we wrote it")).expect("we wrote it")
-    };
-    let text = |value: &Value| value.as_str().expect("a digest is text").to_owned();
-    let digest = text(&read("index.json")["manifests"][0]["digest"]).replace(':', "/");
-    let manifest = read(&format!("blobs/{digest}"));
-    manifest["layers"]
-        .as_array()
-        .expect("layers are a list")
-        .iter()
-        .map(|layer| text(&layer["digest"]))
-        .collect()
-}
