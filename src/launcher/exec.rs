@@ -17,6 +17,7 @@ use rustix::net::SocketType;
 use super::error::LauncherError;
 use super::program::{Ops, absolute, become_user, begin, command};
 use super::record::{Files, LaunchRecord};
+use super::terminal::callers_size;
 use super::{Launch, LinuxLaunched, LinuxLauncher, failed, join, launched, namespace_flags, socket_pair};
 use crate::isolator::user;
 use crate::sys::child::Op;
@@ -117,7 +118,10 @@ impl LinuxLauncher {
             let (ours, theirs) = socket_pair(SocketType::DGRAM)?;
             let socket = launched::raw(&theirs);
             keep.push(theirs);
-            before.push(Op::Terminal { socket, console: false }, "open a terminal at /dev/pts");
+            before.push(
+                Op::Terminal { socket, console: false, size: callers_size() },
+                "open a terminal at /dev/pts",
+            );
             Some(ours)
         } else {
             None

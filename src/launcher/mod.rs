@@ -179,6 +179,7 @@ impl LinuxLauncher {
         let terminal = if plan.tty {
             let (ours, theirs) = socket_pair(SocketType::DGRAM)?;
             channels.terminal = Some(launched::raw(&theirs));
+            channels.size = terminal::callers_size();
             keep.push(theirs);
             Some(ours)
         } else {

@@ -36,6 +36,8 @@ pub(super) struct Channels {
     pub(super) streams: Option<[RawFd; 3]>,
     /// Where the terminal's master goes.
     pub(super) terminal: Option<RawFd>,
+    /// Its rows and columns at first.
+    pub(super) size: Option<(u16, u16)>,
 }
 
 /// The ops of one process with their words.
@@ -93,7 +95,7 @@ pub(super) fn compile(plan: &LaunchPlan, host: &Host, channels: Channels) -> Res
     let slots = tree(plan, host, own_mounts, &mut before)?;
     if let Some(socket) = channels.terminal {
         let console = plan.rootfs.is_some();
-        before.push(Op::Terminal { socket, console }, "open a terminal at /dev/pts");
+        before.push(Op::Terminal { socket, console, size: channels.size }, "open a terminal at /dev/pts");
     }
     let directory = plan.working_directory.as_deref().or(plan.rootfs.as_ref().map(|_| Path::new("/")));
     if let Some(directory) = directory {
