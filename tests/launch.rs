@@ -224,6 +224,35 @@ fn users_are_those_of_the_image() {
 }
 
 #[test]
+fn what_an_image_asks_can_be_ignored() {
+    let ignore_user = Settings { docker_ignore_user: true, ..Settings::default() };
+    let ignore_all = Settings { docker_ignore_runtime: true, ..Settings::default() };
+    for (settings, expected) in [(ignore_user, "0 image /tmp\n"), (ignore_all, "0 /mnt/mesos/sandbox\n")] {
+        let Some(house) = house_with(&DEFAULT_ISOLATION, settings) else { return };
+        let mut context = house.context("ignore", line("echo $(id -u) $A $(pwd)"));
+        context.runtime = Some(RuntimeConfig {
+            user: Some("web".into()),
+            env: vec![("A".into(), "image".into())],
+            working_dir: Some("/tmp".into()),
+            ..RuntimeConfig::default()
+        });
+        assert_eq!(house.run(&context).1, expected);
+    }
+}
+
+#[test]
+fn an_image_without_the_isolator_for_it_is_refused() {
+    let Some(house) = house_with(&[], Settings::default()) else { return };
+    let Err(failure) = house.launch(&house.context("posix", line("true"))) else { panic!("launched") };
+    assert!(failure.text().contains("filesystem/linux"), "{}", failure.text());
+    let mut context = house.context("posix", line("pwd; exit 8"));
+    context.rootfs = None;
+    let (status, output) = house.run(&context);
+    assert_eq!(status, ExitStatus::Exited(8));
+    assert_eq!(output, format!("{}\n", context.sandbox.display()));
+}
+
+#[test]
 fn a_user_owns_the_sandbox_and_can_open_the_standard_streams() {
     let Some(house) = house() else { return };
     let mut context = house.context("streams", line("echo out > /dev/stdout; touch made; pwd; echo $HOME"));

@@ -2,7 +2,6 @@
 //! each its words, should it fail.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -11,34 +10,12 @@ use keelblock_actors::launch::{
     Namespace, TreeStep,
 };
 
+use super::channels::Channels;
 use super::error::LauncherError;
+use super::host::Host;
 use super::search;
 use crate::sys::child::{Missing, Op, StringArray};
 use crate::sys::mount_bits;
-
-/// What the launching process is allowed, found out once.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Host {
-    /// Whether device nodes can be made and opened; else the host's are bound.
-    pub(super) makes_nodes: bool,
-    /// Whether supplementary groups can be set (not in a user namespace with one user).
-    pub(super) sets_groups: bool,
-    /// Capabilities this process has.
-    pub(super) permitted: u64,
-    /// Number of the last capability that the kernel knows.
-    pub(super) last_capability: u8,
-}
-
-/// Descriptors that the parent opened for the child.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Channels {
-    /// Standard streams, where they are not the caller's.
-    pub(super) streams: Option<[RawFd; 3]>,
-    /// Where the terminal's master goes.
-    pub(super) terminal: Option<RawFd>,
-    /// Its rows and columns at first.
-    pub(super) size: Option<(u16, u16)>,
-}
 
 /// The ops of one process with their words.
 #[derive(Default)]
