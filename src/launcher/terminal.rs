@@ -102,6 +102,13 @@ fn raw_mode() -> Result<Termios, TerminalError> {
     Ok(before)
 }
 
+/// Rows and columns of the caller's terminal, if standard input is one: so a container's terminal has them from
+/// the start, before it is attached.
+pub(super) fn callers_size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(io::stdin()).ok()?;
+    Some((size.ws_row, size.ws_col)).filter(|size| *size != (0, 0))
+}
+
 fn copy_size(master: &OwnedFd) {
     // Without a size programs take 80 by 24: no reason to fail.
     if let Ok(size) = tcgetwinsize(io::stdin()) {

@@ -90,7 +90,8 @@ pub(crate) enum Op {
     /// Makes a directory if it is missing, and goes there.
     Directory(CString),
     /// Opens a terminal of the container's devpts, sends the master to the parent, keeps the other end.
-    Terminal { socket: RawFd, console: bool },
+    /// Its size is set first: rows and columns.
+    Terminal { socket: RawFd, console: bool, size: Option<(u16, u16)> },
     /// prctl(PR_SET_CHILD_SUBREAPER).
     Reaper,
 
@@ -237,6 +238,8 @@ const EMPTY: &CStr = c"";
 struct State {
     /// Our end of the terminal.
     terminal: RawFd,
+    /// At its end when the supervisor has given up what it does not need.
+    hardened: RawFd,
 }
 
 fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
@@ -272,8 +275,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
         Op::Link { directory, name, target } => mounts::link(directory, name, target),
         Op::ReadOnlyRoot => mounts::read_only_root(),
         Op::Directory(path) => task::directory(path),
-        Op::Terminal { socket, console } => {
-            state.terminal = task::terminal(*socket, *console)?;
+        Op::Terminal { socket, console, size } => {
+            state.terminal = task::terminal(*socket, *console, *size)?;
             Ok(())
         }
         Op::Reaper => prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0),
