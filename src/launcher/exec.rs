@@ -17,7 +17,9 @@ use rustix::net::SocketType;
 use super::error::LauncherError;
 use super::program::{Ops, absolute, become_user, begin, command};
 use super::record::{Files, LaunchRecord};
-use super::{Launch, LinuxLaunched, LinuxLauncher, failed, join, launched, namespace_flags, socket_pair};
+use super::{
+    Launch, LinuxLaunched, LinuxLauncher, failed, join, launched, namespace_flags, socket_pair, terminal,
+};
 use crate::isolator::user;
 use crate::sys::child::Op;
 use crate::sys::mount_bits::NEW_USER;
@@ -117,7 +119,8 @@ impl LinuxLauncher {
             let (ours, theirs) = socket_pair(SocketType::DGRAM)?;
             let socket = launched::raw(&theirs);
             keep.push(theirs);
-            before.push(Op::Terminal { socket, console: false }, "open a terminal at /dev/pts");
+            let size = terminal::our_size();
+            before.push(Op::Terminal { socket, console: false, size }, "open a terminal at /dev/pts");
             Some(ours)
         } else {
             None

@@ -12,7 +12,7 @@ use keelblock_actors::launch::{
 };
 
 use super::error::LauncherError;
-use super::search;
+use super::{search, terminal};
 use crate::sys::child::{Missing, Op, StringArray};
 use crate::sys::mount_bits;
 
@@ -93,7 +93,10 @@ pub(super) fn compile(plan: &LaunchPlan, host: &Host, channels: Channels) -> Res
     let slots = tree(plan, host, own_mounts, &mut before)?;
     if let Some(socket) = channels.terminal {
         let console = plan.rootfs.is_some();
-        before.push(Op::Terminal { socket, console }, "open a terminal at /dev/pts");
+        before.push(
+            Op::Terminal { socket, console, size: terminal::our_size() },
+            "open a terminal at /dev/pts",
+        );
     }
     let directory = plan.working_directory.as_deref().or(plan.rootfs.as_ref().map(|_| Path::new("/")));
     if let Some(directory) = directory {

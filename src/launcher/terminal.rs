@@ -102,6 +102,11 @@ fn raw_mode() -> Result<Termios, TerminalError> {
     Ok(before)
 }
 
+/// Rows and columns of the terminal that standard input is, if it is one.
+pub(super) fn our_size() -> Option<(u16, u16)> {
+    tcgetwinsize(io::stdin()).ok().map(|size| (size.ws_row, size.ws_col))
+}
+
 fn copy_size(master: &OwnedFd) {
     // Without a size programs take 80 by 24: no reason to fail.
     if let Ok(size) = tcgetwinsize(io::stdin()) {

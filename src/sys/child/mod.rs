@@ -90,7 +90,14 @@ pub(crate) enum Op {
     /// Makes a directory if it is missing, and goes there.
     Directory(CString),
     /// Opens a terminal of the container's devpts, sends the master to the parent, keeps the other end.
-    Terminal { socket: RawFd, console: bool },
+    Terminal {
+        /// Where the master goes.
+        socket: RawFd,
+        /// Whether it is `/dev/console` too.
+        console: bool,
+        /// Rows and columns from the first moment on; a size set later may come after the command has asked.
+        size: Option<(u16, u16)>,
+    },
     /// prctl(PR_SET_CHILD_SUBREAPER).
     Reaper,
 
@@ -272,8 +279,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
         Op::Link { directory, name, target } => mounts::link(directory, name, target),
         Op::ReadOnlyRoot => mounts::read_only_root(),
         Op::Directory(path) => task::directory(path),
-        Op::Terminal { socket, console } => {
-            state.terminal = task::terminal(*socket, *console)?;
+        Op::Terminal { socket, console, size } => {
+            state.terminal = task::terminal(*socket, *console, *size)?;
             Ok(())
         }
         Op::Reaper => prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0),

@@ -84,7 +84,7 @@ pub(super) fn keyring() -> Outcome {
 }
 
 /// Opens a new terminal, sends its master over the socket, answers the other end.
-pub(super) fn terminal(socket: RawFd, console: bool) -> Result<RawFd, Fault> {
+pub(super) fn terminal(socket: RawFd, console: bool, size: Option<(u16, u16)>) -> Result<RawFd, Fault> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // By walk: `/dev` of an image may be a link to anywhere inside. What is in it then is ours.
     let dev =
@@ -95,6 +95,11 @@ pub(super) fn terminal(socket: RawFd, console: bool) -> Result<RawFd, Fault> {
     close(dev);
     if master < 0 {
         return Err(Fault { detail: Detail::Itself, errno });
+    }
+    if let Some((rows, columns)) = size {
+        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: reads one winsize. A terminal without a size works too: no reason to fail.
+        unsafe { libc::ioctl(master, libc::TIOCSWINSZ, &raw const size) };
     }
     let outcome = slave(master, console).and_then(|slave| {
         send(socket, master)?;
