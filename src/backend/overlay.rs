@@ -135,7 +135,7 @@ struct Writable {
 }
 
 impl Writable {
-    /// Makes them, the upper one with the attributes of the topmost layer's root.
+    /// Makes them, the upper one with the attributes of the root (see [`stack::root_of`]).
     fn make(layers: &[&LayerDir], scratch: &Path) -> Result<Self, BackendError> {
         let (upper, work) = (scratch.join("upper"), scratch.join("work"));
         place::make_directory(&upper)?;
@@ -143,12 +143,12 @@ impl Writable {
         let open =
             |path: &Path, access| stack::open_root(path, access).map_err(BackendError::io("open", path));
         let made = Self { upper: open(&upper, OFlags::RDONLY)?, work: open(&work, OFlags::PATH)? };
-        let top = open(&layers[0].path, OFlags::RDONLY)?;
+        let top = open(&layers[stack::root_of(layers)?].path, OFlags::RDONLY)?;
         let copy = || {
             let stat = rustix::fs::fstat(&top)?;
             metadata::copy_open(top.as_fd(), &stat, made.upper.as_fd(), &mut metadata::Room::default())
         };
-        copy().map_err(BackendError::io("give the attributes of the topmost layer to", &upper))?;
+        copy().map_err(BackendError::io("give the attributes of the root to", &upper))?;
         Ok(made)
     }
 }

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags, fgetxattr, openat};
 use rustix::io::Errno;
 
 use super::error::BackendError;
+use crate::store::NOBODYS_ROOT;
 
 /// The layers of a stack that can be seen, topmost first.
 ///
@@ -29,6 +30,18 @@ pub(super) fn visible(stack: &[LayerDir]) -> Result<Vec<&LayerDir>, BackendError
         }
     }
     Ok(layers)
+}
+
+/// Which layer's root has the attributes that the rootfs shows: the topmost that has an entry for its root, else the base.
+/// `visible` is topmost first and not empty.
+pub(super) fn root_of(visible: &[&LayerDir]) -> Result<usize, BackendError> {
+    for (index, layer) in visible.iter().enumerate() {
+        let stat = rustix::fs::stat(&layer.path).map_err(BackendError::io("read layer", &layer.path))?;
+        if (stat.st_mtime, stat.st_mtime_nsec as u32) != NOBODYS_ROOT {
+            return Ok(index);
+        }
+    }
+    Ok(visible.len() - 1)
 }
 
 fn has_opaque_root(layer: &LayerDir) -> io::Result<bool> {

@@ -16,6 +16,10 @@ use crate::sys::beneath;
 /// Bytes noted in memory.
 const NOTES_BYTES_MAX: usize = 1 << 20;
 
+/// The time of a layer's root that the layer has no entry for: what it shows is nobody's word, and backends take the
+/// attributes of the root from a layer that has one. A nanosecond after the epoch, which no tool writes.
+pub const NOBODYS_ROOT: (i64, u32) = (0, 1);
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct DirTimes {

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use rustix::fs::FileType;
 
 use super::attributes::{Attributes, Inherited, Made, NotSet, default_acl};
-use super::dirtimes::DirTimes;
+use super::dirtimes::{DirTimes, NOBODYS_ROOT};
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
 use super::tar::{Kind, Member, Reader, Source};
@@ -62,7 +62,9 @@ impl Applier {
         let root = beneath::open_root(&at)?;
         let attributes = Attributes::new(in_user_namespace);
         let tree = Tree::new(root, namespace);
-        let (times, applied) = (DirTimes::default(), Applied::default());
+        let (mut times, applied) = (DirTimes::default(), Applied::default());
+        // Until an entry of the root says otherwise: a later note wins.
+        times.note(b"", NOBODYS_ROOT, b"", &spill)?;
         Ok(Self { tree, namespace, attributes, times, at, spill, applied, whiteouts: false })
     }
 

@@ -44,6 +44,7 @@ use keelblock_actors::ports::{Claim, ImageRecord, Keep, LayerDir, Pruned, Store,
 use slog::Logger;
 
 pub use self::attributes::NotSet;
+pub use self::dirtimes::NOBODYS_ROOT;
 pub use self::flaw::EntryError;
 pub use self::form::{Form, LayerRecord};
 pub use self::privileges::Privileges;

@@ -25,7 +25,7 @@ use super::merge::{Kind, Merge, Verdict};
 use super::queue::Queue;
 use crate::backend::error::BackendError;
 use crate::backend::metadata::{self, Room};
-use crate::backend::stack::{is_opaque, open_root};
+use crate::backend::stack::{is_opaque, open_root, root_of};
 
 /// Roots of layers kept open. 128: with four threads and two copies at once that stays well below the usual 1024
 /// open files; of more layers, the roots are opened when they are needed.
@@ -49,8 +49,9 @@ pub(super) fn copy(
             open_root(&layer.path, OFlags::PATH).map_err(BackendError::io("open layer", &layer.path))
         })
         .collect();
+    let (roots, root_of) = (roots?, root_of(layers)?);
     let tree =
-        Tree { layers, roots: roots?, root, links: Links::default(), abilities: Abilities::default(), stop };
+        Tree { layers, roots, root, root_of, links: Links::default(), abilities: Abilities::default(), stop };
     let directory = Directory {
         parent: None,
         name: CString::default(),
@@ -104,6 +105,8 @@ pub(super) struct Tree<'a> {
     layers: &'a [&'a LayerDir],
     roots: Vec<OwnedFd>,
     root: OwnedFd,
+    /// The layer whose root's attributes count.
+    root_of: usize,
     pub(super) links: Links,
     pub(super) abilities: Abilities,
     pub(super) stop: &'a Stop,
@@ -146,7 +149,8 @@ impl Tree<'_> {
             if directory.left.fetch_sub(1, Ordering::AcqRel) > 1 {
                 break;
             }
-            let (path, layer) = (directory.path(), directory.layers[0]);
+            let layer = if directory.parent.is_some() { directory.layers[0] } else { self.root_of };
+            let path = directory.path();
             let mut finish = || {
                 let from = self.open_layer(layer, &path)?;
                 let to = self.open_copy(&path, OFlags::RDONLY)?;

@@ -109,11 +109,6 @@ pub(super) fn terminal(socket: RawFd, console: bool, size: Option<(u16, u16)>) -
     if master < 0 {
         return Err(Fault { detail: Detail::Itself, errno });
     }
-    if let Some((rows, columns)) = size {
-        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: reads one winsize. A terminal without a size works too: no reason to fail.
-        unsafe { libc::ioctl(master, libc::TIOCSWINSZ, &raw const size) };
-    }
     let outcome = slave(master, console).and_then(|slave| {
         if let Some((rows, columns)) = size {
             let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
