@@ -29,6 +29,7 @@ use crate::ports::{
     Backend, Blob, Claim, ExecSpec, Found, ImageRecord, Isolator, Keep, Launched, Launcher, LayerDir, Owner,
     Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store, StoredLayer,
 };
+use crate::progress::{LayerEvent, Observer};
 use crate::stop::Stop;
 use crate::system::{Engine, EngineLimits, EngineParts};
 
@@ -54,6 +55,26 @@ pub enum Step {
     KillAll,
     Cleanup,
     Remove,
+    Find,
+    Pin,
+    Image,
+    Images,
+    LayerBytes,
+    Prune,
+    RecoverStore,
+    Adopt,
+    Read,
+    List,
+    RequestDestroy,
+    DestroyRequested,
+    Init,
+    Signal,
+    Wait,
+    Exec,
+    SignalOther,
+    WaitOther,
+    KillOrphan,
+    Observe,
 }
 
 impl Step {
@@ -100,11 +121,18 @@ struct Gate {
 struct Inner {
     counts: BTreeMap<Step, usize>,
     acts: HashMap<Step, Act>,
+    failing: BTreeSet<Step>,
     bad_sources: std::collections::HashSet<LayerSource>,
     gates: HashMap<Step, Gate>,
     layers: BTreeSet<DiffId>,
     staged: BTreeSet<DiffId>,
-    pins: usize,
+    pins: BTreeMap<u64, BTreeSet<DiffId>>,
+    next_pin: u64,
+    shown: usize,
+    hidden_by: BTreeSet<String>,
+    directories: BTreeSet<ContainerId>,
+    execs: HashMap<ContainerId, Vec<Arc<Process>>>,
+    events: Vec<(String, LayerEvent)>,
     images: BTreeMap<String, ImageRecord>,
     mounted: BTreeSet<(ContainerId, RootfsId)>,
     mounting: BTreeSet<(ContainerId, RootfsId)>,
@@ -153,8 +181,13 @@ impl World {
     /// # Panics
     /// When no thread can be made.
     pub fn engine(&self, limits: EngineLimits) -> Engine {
+        Engine::start(self.parts(limits)).expect("a thread for the actors")
+    }
+
+    /// The parts of an engine on this world.
+    pub fn parts(&self, limits: EngineLimits) -> EngineParts {
         let port = Arc::new(self.clone());
-        Engine::start(EngineParts {
+        EngineParts {
             store: port.clone(),
             records: port.clone(),
             providers: vec![port.clone()],
@@ -165,12 +198,11 @@ impl World {
             backends: vec![port.clone()],
             default_backend: BackendName::Overlay,
             isolators: vec![Arc::new(Named("first", self.clone())), Arc::new(Named("second", self.clone()))],
-            launcher: port,
-            observer: Arc::new(crate::progress::NoObserver),
+            launcher: port.clone(),
+            observer: port.clone(),
             log: slog::Logger::root(slog::Discard, slog::o!()),
             limits,
-        })
-        .expect("a thread for the actors")
+        }
     }
 
     /// How often a step was come by.
@@ -213,6 +245,16 @@ impl World {
         self.lock().acts.insert(step, act);
     }
 
+    /// From now on the step fails every time, or does so no more.
+    pub fn always(&self, step: Step, fails: bool) {
+        let mut inner = self.lock();
+        if fails {
+            inner.failing.insert(step);
+        } else {
+            inner.failing.remove(&step);
+        }
+    }
+
     /// Every blob from this source is refused.
     pub fn refuse(&self, source: LayerSource) {
         self.lock().bad_sources.insert(source);
@@ -238,7 +280,9 @@ impl World {
             }
         };
         count("staging directories", inner.staged.len());
-        count("pins", inner.pins);
+        count("pins", inner.pins.len());
+        count("shown layers", inner.shown);
+        count("directories of containers", inner.directories.len());
         count("mounts", inner.mounted.len());
         count("container records", inner.containers.len());
         count("rootfs records", inner.rootfses.len());
@@ -269,10 +313,46 @@ impl World {
             inner.mounted.insert((record.id.clone(), *rootfs));
         }
         inner.rootfses.insert(record.id.clone(), rootfses);
+        inner.directories.insert(record.id.clone());
         if alive {
             inner.names.insert(record.id.clone(), false);
         }
         inner.containers.insert(record.id.clone(), record);
+    }
+
+    /// What the observer heard of a layer, by its key as printed, in order.
+    pub fn events(&self) -> Vec<(String, LayerEvent)> {
+        self.lock().events.clone()
+    }
+
+    /// Names of the threads on which shown layers were let go.
+    pub fn hidden_by(&self) -> BTreeSet<String> {
+        self.lock().hidden_by.clone()
+    }
+
+    /// Pins in force.
+    pub fn pins(&self) -> usize {
+        self.lock().pins.len()
+    }
+
+    /// From now on another process brings this layer, or does so no more.
+    pub fn bring_elsewhere(&self, key: &LayerKey, brings: bool) {
+        let mut inner = self.lock();
+        if brings {
+            inner.staged.insert(diff(key));
+        } else {
+            inner.staged.remove(&diff(key));
+        }
+    }
+
+    /// The record of a container.
+    pub fn record(&self, id: &ContainerId) -> Option<ContainerRecord> {
+        self.lock().containers.get(id).cloned()
+    }
+
+    /// The record of a container's root filesystems.
+    pub fn rootfses(&self, id: &ContainerId) -> Option<RootfsRecord> {
+        self.lock().rootfses.get(id).cloned()
     }
 
     /// Whether another process was asked to destroy its container.
@@ -290,6 +370,7 @@ impl World {
         let mut inner = self.lock();
         inner.names.remove(id);
         inner.containers.remove(id);
+        inner.directories.remove(id);
         if let Some(record) = inner.rootfses.remove(id) {
             for (rootfs, _) in record.rootfses {
                 inner.mounted.remove(&(id.clone(), rootfs));
@@ -306,6 +387,11 @@ impl World {
 
     /// Counts the step, then waits at its gate; what it shall do.
     fn come_by(&self, step: Step) -> bool {
+        self.come_by_unless(step, &Stop::default())
+    }
+
+    /// As [`Self::come_by`]; waits no longer once it is told to stop.
+    fn come_by_unless(&self, step: Step, stop: &Stop) -> bool {
         let mut inner = self.lock();
         *inner.counts.entry(step).or_default() += 1;
         if inner.gates.entry(step).or_default().closed {
@@ -313,8 +399,10 @@ impl World {
                 gate.waiting += 1;
             }
             self.notify.notify_waiters();
-            while inner.gates.get(&step).is_some_and(|gate| gate.closed) {
-                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            while inner.gates.get(&step).is_some_and(|gate| gate.closed) && !stop.is_raised() {
+                // Nobody wakes this when `stop` is raised: it looks.
+                let look = std::time::Duration::from_millis(1);
+                inner = self.changed.wait_timeout(inner, look).unwrap_or_else(PoisonError::into_inner).0;
             }
             if let Some(gate) = inner.gates.get_mut(&step) {
                 gate.waiting -= 1;
@@ -367,7 +455,7 @@ impl World {
                 panic!("a fake panics at {step:?}");
             }
             Some(Act::Fail) => true,
-            None => false,
+            None => inner.failing.contains(&step),
         }
     }
 }
@@ -474,7 +562,7 @@ impl Staging for Staged {
         blob: &mut dyn Read,
         stop: &Stop,
     ) -> Result<StoredLayer, UnpackError> {
-        let failed = self.0.come_by(Step::Unpack);
+        let failed = self.0.come_by_unless(Step::Unpack, stop);
         if stop.is_raised() {
             return Err(UnpackError::Stopped { layer: layer.key.clone() });
         }
@@ -487,11 +575,29 @@ impl Staging for Staged {
     }
 }
 
-struct Pin(World);
+struct Pin(World, u64);
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.0.lock().pins -= 1;
+        self.0.lock().pins.remove(&self.1);
+    }
+}
+
+/// Keeps a layer shown.
+struct Shown(World);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        inner.shown -= 1;
+        inner.hidden_by.insert(std::thread::current().name().unwrap_or("no name").to_owned());
+    }
+}
+
+impl Observer for World {
+    fn layer(&self, key: &LayerKey, event: LayerEvent) {
+        self.come_by(Step::Observe);
+        self.lock().events.push((key.to_string(), event));
     }
 }
 
@@ -508,6 +614,9 @@ fn store_error(step: Step) -> StoreError {
 
 impl Store for World {
     fn find(&self, key: &LayerKey) -> Result<Option<StoredLayer>, StoreError> {
+        if self.come_by(Step::Find) {
+            return Err(store_error(Step::Find));
+        }
         let diff_id = diff(key);
         Ok(self.lock().layers.contains(&diff_id).then_some(StoredLayer { diff_id }))
     }
@@ -516,8 +625,9 @@ impl Store for World {
         if self.come_by(Step::Claim) {
             return Err(store_error(Step::Claim));
         }
-        if let Some(stored) = self.find(key)? {
-            return Ok(Claim::Here(stored));
+        let diff_id = diff(key);
+        if self.lock().layers.contains(&diff_id) {
+            return Ok(Claim::Here(StoredLayer { diff_id }));
         }
         // One at a time brings a layer, as the locks of a real store have it.
         if !self.lock().staged.insert(diff(key)) {
@@ -530,16 +640,27 @@ impl Store for World {
         if self.come_by(Step::Show) {
             return Err(StoreError::Missing { layer: layer.diff_id.clone() });
         }
+        self.lock().shown += 1;
+        let hold = Arc::new(Shown(self.clone()));
         let path = PathBuf::from("/fake/layers").join(layer.diff_id.0.hex());
-        Ok(LayerDir { diff_id: layer.diff_id.clone(), path, user_xattrs: false, hold: Arc::new(()) })
+        Ok(LayerDir { diff_id: layer.diff_id.clone(), path, user_xattrs: false, hold })
     }
 
-    fn pin(&self, _: &[LayerKey]) -> Result<Box<dyn Send + Sync>, StoreError> {
-        self.lock().pins += 1;
-        Ok(Box::new(Pin(self.clone())))
+    fn pin(&self, layers: &[LayerKey]) -> Result<Box<dyn Send + Sync>, StoreError> {
+        if self.come_by(Step::Pin) {
+            return Err(store_error(Step::Pin));
+        }
+        let mut inner = self.lock();
+        inner.next_pin += 1;
+        let pin = inner.next_pin;
+        inner.pins.insert(pin, layers.iter().map(diff).collect());
+        Ok(Box::new(Pin(self.clone(), pin)))
     }
 
     fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>, StoreError> {
+        if self.come_by(Step::Image) {
+            return Err(store_error(Step::Image));
+        }
         Ok(self.lock().images.get(&name.to_string()).cloned())
     }
 
@@ -552,16 +673,27 @@ impl Store for World {
     }
 
     fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        if self.come_by(Step::Images) {
+            return Err(store_error(Step::Images));
+        }
         Ok(self.lock().images.values().cloned().collect())
     }
 
     fn layer_bytes(&self, _: &StoredLayer) -> Result<u64, StoreError> {
+        if self.come_by(Step::LayerBytes) {
+            return Err(store_error(Step::LayerBytes));
+        }
         Ok(1)
     }
 
     fn prune(&self, keep: &Keep, in_use: &[RootfsRecord]) -> Result<Pruned, StoreError> {
+        // Held here, a prune has its list of what is in use, and has not yet acted on it.
+        if self.come_by(Step::Prune) {
+            return Err(store_error(Step::Prune));
+        }
         let mut inner = self.lock();
-        let used: BTreeSet<_> = in_use.iter().flat_map(|record| record.layers.iter().cloned()).collect();
+        let mut used: BTreeSet<_> = in_use.iter().flat_map(|record| record.layers.iter().cloned()).collect();
+        used.extend(inner.pins.values().flatten().cloned());
         let images = std::mem::take(&mut inner.images);
         let (kept, gone): (Vec<_>, Vec<_>) =
             images.into_iter().partition(|(_, record)| keep.images.contains(&record.plan.identity.name));
@@ -583,6 +715,9 @@ impl Store for World {
     }
 
     fn recover(&self) -> Result<(), StoreError> {
+        if self.come_by(Step::RecoverStore) {
+            return Err(store_error(Step::RecoverStore));
+        }
         Ok(())
     }
 }
@@ -601,7 +736,7 @@ impl Backend for World {
         BackendName::Overlay
     }
 
-    fn mount(&self, _: &[LayerDir], place: &RootfsPlace, _: &Stop) -> Result<Rootfs, MountError> {
+    fn mount(&self, _: &[LayerDir], place: &RootfsPlace, stop: &Stop) -> Result<Rootfs, MountError> {
         let key = (place.container.clone(), place.id);
         {
             let mut inner = self.lock();
@@ -611,9 +746,13 @@ impl Backend for World {
             }
         }
         let busy = Busy(self, key.clone());
-        let failed = self.come_by(Step::Mount);
+        let failed = self.come_by_unless(Step::Mount, stop);
         drop(busy);
         let mut inner = self.lock();
+        if stop.is_raised() {
+            inner.history.push(format!("stop {} {}", place.container, place.id));
+            return Err(MountError::Stopped { path: place.rootfs.clone() });
+        }
         if failed {
             let source = Box::new(broken(Step::Mount));
             return Err(MountError::Failed {
@@ -670,19 +809,23 @@ impl Records for World {
             return Err(record_error(Step::Create));
         }
         let mut inner = self.lock();
-        if inner.names.contains_key(id) || inner.containers.contains_key(id) {
+        if inner.names.contains_key(id) || inner.directories.contains(id) {
             return Err(RecordError::Exists { id: id.clone() });
         }
+        inner.directories.insert(id.clone());
         inner.names.insert(id.clone(), true);
         Ok(Box::new(Name(self.clone(), id.clone())))
     }
 
     fn adopt(&self, id: &ContainerId) -> Result<Option<Box<dyn Send + Sync>>, RecordError> {
+        if self.come_by(Step::Adopt) {
+            return Err(record_error(Step::Adopt));
+        }
         let mut inner = self.lock();
         if inner.names.contains_key(id) {
             return Err(RecordError::Elsewhere { id: id.clone() });
         }
-        if !inner.containers.contains_key(id) && !inner.rootfses.contains_key(id) {
+        if !inner.directories.contains(id) {
             return Ok(None);
         }
         inner.names.insert(id.clone(), true);
@@ -720,27 +863,34 @@ impl Records for World {
     }
 
     fn read(&self, id: &ContainerId) -> Result<Option<Found>, RecordError> {
+        if self.come_by(Step::Read) {
+            return Err(record_error(Step::Read));
+        }
         let inner = self.lock();
-        let known = inner.containers.contains_key(id)
-            || inner.rootfses.contains_key(id)
-            || inner.names.contains_key(id);
+        let known = inner.directories.contains(id) || inner.names.contains_key(id);
         Ok(known.then(|| inner.found(id)))
     }
 
     fn list(&self) -> Result<Vec<Found>, RecordError> {
+        if self.come_by(Step::List) {
+            return Err(record_error(Step::List));
+        }
         let inner = self.lock();
-        let ids: BTreeSet<_> =
-            inner.containers.keys().chain(inner.rootfses.keys()).chain(inner.names.keys()).collect();
+        let ids: BTreeSet<_> = inner.directories.iter().chain(inner.names.keys()).collect();
         Ok(ids.into_iter().map(|id| inner.found(id)).collect())
     }
 
     fn request_destroy(&self, id: &ContainerId) -> Result<(), RecordError> {
+        if self.come_by(Step::RequestDestroy) {
+            return Err(record_error(Step::RequestDestroy));
+        }
         self.lock().requests.insert(id.clone());
         self.notify.notify_waiters();
         Ok(())
     }
 
     fn destroy_requested(&self, id: &ContainerId) -> bool {
+        self.come_by(Step::DestroyRequested);
         self.lock().requests.contains(id)
     }
 
@@ -751,6 +901,7 @@ impl Records for World {
         let mut inner = self.lock();
         inner.containers.remove(id);
         inner.rootfses.remove(id);
+        inner.directories.remove(id);
         inner.requests.remove(id);
         Ok(())
     }
@@ -813,10 +964,13 @@ struct Process {
     container: ContainerId,
     exit: watch::Sender<Option<ExitStatus>>,
     dead: AtomicBool,
+    /// Whether the others in its container die with it.
+    leads: bool,
 }
 
 impl Launched for Process {
     fn init(&self) -> ProcessIdentity {
+        self.world.come_by(Step::Init);
         ProcessIdentity { pid: 2, start_ticks: 2, boot_id: "this boot".to_owned() }
     }
 
@@ -829,8 +983,9 @@ impl Launched for Process {
     }
 
     fn wait(&self) -> BoxFuture<'static, ExitStatus> {
-        let mut exit = self.exit.subscribe();
+        let (mut exit, world) = (self.exit.subscribe(), self.world.clone());
         async move {
+            world.come_by_async(Step::Wait).await;
             let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
             status.unwrap_or(ExitStatus::Signaled(9))
         }
@@ -838,6 +993,10 @@ impl Launched for Process {
     }
 
     fn signal(&self, signal: i32) -> Result<(), LaunchError> {
+        if self.world.come_by(Step::Signal) {
+            let source = Box::new(broken(Step::Signal));
+            return Err(LaunchError::Failed { container: self.container.clone(), source });
+        }
         self.exit.send_replace(Some(ExitStatus::Signaled(signal)));
         Ok(())
     }
@@ -847,6 +1006,23 @@ impl Launched for Process {
             let source = Box::new(broken(Step::KillAll));
             return Err(LaunchError::Failed { container: self.container.clone(), source });
         }
+        self.die();
+        let execs = if self.leads { self.world.lock().execs.remove(&self.container) } else { None };
+        execs.unwrap_or_default().iter().for_each(|exec| exec.die());
+        Ok(())
+    }
+}
+
+impl Process {
+    fn begin(world: &World, container: &ContainerId, leads: bool) -> Arc<Self> {
+        world.lock().processes += 1;
+        let exit = watch::Sender::new(None);
+        world.exits.lock().unwrap_or_else(PoisonError::into_inner).push(exit.clone());
+        let dead = AtomicBool::new(false);
+        Arc::new(Self { world: world.clone(), container: container.clone(), exit, dead, leads })
+    }
+
+    fn die(&self) {
         if !self.dead.swap(true, Ordering::SeqCst) {
             self.world.lock().processes -= 1;
         }
@@ -855,7 +1031,6 @@ impl Launched for Process {
             status.get_or_insert(ExitStatus::Signaled(9));
             running
         });
-        Ok(())
     }
 }
 
@@ -865,18 +1040,24 @@ impl Launcher for World {
             let source = Box::new(broken(Step::Start));
             return Err(LaunchError::Failed { container: container.clone(), source });
         }
-        self.lock().processes += 1;
-        let exit = watch::Sender::new(None);
-        self.exits.lock().unwrap_or_else(PoisonError::into_inner).push(exit.clone());
-        let dead = AtomicBool::new(false);
-        Ok(Arc::new(Process { world: self.clone(), container: container.clone(), exit, dead }))
+        Ok(Process::begin(self, container, true))
     }
 
     fn exec(&self, container: &ContainerId, _: ExecSpec) -> Result<Arc<dyn Launched>, LaunchError> {
-        Err(LaunchError::NotRunning { container: container.clone() })
+        if self.come_by(Step::Exec) {
+            let source = Box::new(broken(Step::Exec));
+            return Err(LaunchError::Failed { container: container.clone(), source });
+        }
+        let process = Process::begin(self, container, false);
+        self.lock().execs.entry(container.clone()).or_default().push(process.clone());
+        Ok(process)
     }
 
-    fn signal(&self, _: &ContainerId, _: &ProcessIdentity, _: i32) -> Result<(), LaunchError> {
+    fn signal(&self, id: &ContainerId, _: &ProcessIdentity, _: i32) -> Result<(), LaunchError> {
+        if self.come_by(Step::SignalOther) {
+            let source = Box::new(broken(Step::SignalOther));
+            return Err(LaunchError::Failed { container: id.clone(), source });
+        }
         Ok(())
     }
 
@@ -885,10 +1066,19 @@ impl Launcher for World {
         _: &ContainerId,
         _: &ProcessIdentity,
     ) -> BoxFuture<'static, Result<Option<ExitStatus>, LaunchError>> {
-        std::future::ready(Ok(None)).boxed()
+        let this = self.clone();
+        async move {
+            this.come_by_async(Step::WaitOther).await;
+            Ok(None)
+        }
+        .boxed()
     }
 
-    fn kill_orphan(&self, _: &ContainerId, _: &ProcessIdentity) -> Result<(), LaunchError> {
+    fn kill_orphan(&self, id: &ContainerId, _: &ProcessIdentity) -> Result<(), LaunchError> {
+        if self.come_by(Step::KillOrphan) {
+            let source = Box::new(broken(Step::KillOrphan));
+            return Err(LaunchError::Failed { container: id.clone(), source });
+        }
         Ok(())
     }
 

@@ -515,3 +515,140 @@ impl Handler<Prune> for ProvisionerActor {
         prune.map(|pruned| pruned.map_err(Arc::new)).boxed_local()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::fakes::{Act, Step, World};
+    use crate::image::name::ImageName;
+    use crate::system::{EngineLimits, start_actors};
+
+    fn provision(image: &str) -> Provision {
+        let name: ImageName = image.parse().unwrap();
+        Provision { container: "web".parse().unwrap(), request: ImageRequest::cached(name) }
+    }
+
+    fn deprovision() -> Deprovision {
+        Deprovision { container: "web".parse().unwrap() }
+    }
+
+    fn with_provisioner(world: &World, test: impl AsyncFnOnce(Addr<ProvisionerActor>)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let (provisioner, _containerizer) = start_actors(world.parts(EngineLimits::default()));
+            test(provisioner).await;
+        });
+    }
+
+    fn recorded(world: &World) -> RootfsRecord {
+        world.rootfses(&"web".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_provision_that_fails_clears_its_own_rootfs_away_and_the_others_stay() {
+        for act in [Act::Fail, Act::Panic] {
+            let world = World::default();
+            with_provisioner(&world, async |provisioner| {
+                provisioner.send(provision("app:3")).await.unwrap().unwrap();
+                world.once(Step::Mount, act.clone());
+                provisioner.send(provision("data:2")).await.unwrap().unwrap_err();
+                assert_eq!(recorded(&world).rootfses, [(RootfsId(0), BackendName::Overlay)]);
+                assert_eq!(world.history(), ["mount web 0", "mount web 1", "unmount web 1"]);
+                // Numbers are never used twice.
+                let third = provisioner.send(provision("data:2")).await.unwrap().unwrap();
+                assert_eq!(third.rootfs.id, RootfsId(2));
+                assert!(provisioner.send(deprovision()).await.unwrap().unwrap());
+                assert!(
+                    !world.leftovers().iter().any(|left| left.contains("mounts")),
+                    "{:?}",
+                    world.leftovers()
+                );
+            });
+        }
+    }
+
+    #[test]
+    fn a_rootfs_that_cannot_be_cleared_away_is_left_to_the_destruction() {
+        let world = World::default();
+        with_provisioner(&world, async |provisioner| {
+            world.once(Step::Mount, Act::Fail);
+            world.once(Step::Unmount, Act::Fail);
+            provisioner.send(provision("app:1")).await.unwrap().unwrap_err();
+            assert_eq!(recorded(&world).rootfses.len(), 1);
+            provisioner.send(deprovision()).await.unwrap().unwrap();
+            assert_eq!(world.count(Step::Unmount), 2);
+        });
+    }
+
+    #[test]
+    fn a_destroy_stops_a_mount_under_way_and_refuses_what_comes_after_it() {
+        let world = World::default();
+        with_provisioner(&world, async |provisioner| {
+            world.close(Step::Mount);
+            world.close(Step::Unmount);
+            let (under_way, (destroyed, second, late)) =
+                tokio::join!(provisioner.send(provision("app:1")), async {
+                    world.reached(Step::Mount, 1).await;
+                    let destroys = async {
+                        tokio::join!(provisioner.send(deprovision()), provisioner.send(deprovision()))
+                    };
+                    let late = async {
+                        world.reached(Step::Unmount, 1).await;
+                        let late = provisioner.send(provision("app:1")).await;
+                        // Never opened for the mount: the destroy stopped it.
+                        world.open_gate(Step::Unmount);
+                        late
+                    };
+                    let ((first, second), late) = tokio::join!(destroys, late);
+                    (first, second, late)
+                });
+            assert!(matches!(&*under_way.unwrap().unwrap_err(), ProvisionError::Destroyed { .. }));
+            assert!(matches!(&*late.unwrap().unwrap_err(), ProvisionError::Destroyed { .. }));
+            destroyed.unwrap().unwrap();
+            second.unwrap().unwrap();
+            assert_eq!(world.history(), ["mount web 0", "stop web 0", "unmount web 0"]);
+        });
+    }
+
+    #[test]
+    fn a_failed_destroy_names_every_rootfs_and_is_finished_by_the_next() {
+        let world = World::default();
+        with_provisioner(&world, async |provisioner| {
+            for image in ["app:1", "data:1", "more:1"] {
+                provisioner.send(provision(image)).await.unwrap().unwrap();
+            }
+            world.always(Step::Unmount, true);
+            let error = provisioner.send(deprovision()).await.unwrap().unwrap_err();
+            match &*error {
+                DestroyError::Rootfses { failures, .. } => assert_eq!(failures.len(), 3),
+                error => panic!("{error:?}"),
+            }
+            world.always(Step::Unmount, false);
+            assert!(provisioner.send(deprovision()).await.unwrap().unwrap());
+            // Gone from memory; what is still recorded is asked for and not there.
+            assert!(!provisioner.send(deprovision()).await.unwrap().unwrap());
+        });
+    }
+
+    #[test]
+    fn layers_of_all_images_are_recorded_before_the_first_is_claimed() {
+        let world = World::default();
+        with_provisioner(&world, async |provisioner| {
+            provisioner.send(provision("app:3")).await.unwrap().unwrap();
+            world.close(Step::Claim);
+            let under_way = provisioner.send(provision("data:2"));
+            let look = async {
+                world.reached(Step::Claim, 1).await;
+                let record = recorded(&world);
+                assert_eq!((record.layers.len(), record.images.len(), record.rootfses.len()), (5, 2, 2));
+                assert_eq!(record.boot_id, "this boot");
+                assert!(world.pins() > 0);
+                world.open_all();
+            };
+            tokio::join!(under_way, look).0.unwrap().unwrap();
+            assert_eq!(world.pins(), 0);
+        });
+    }
+}

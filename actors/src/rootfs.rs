@@ -94,7 +94,11 @@ impl Handler<LetGo> for RootfsActor {
         let (pool, layers) = (self.pool.clone(), std::mem::take(&mut self.layers));
         let hide = async move {
             // Its only failure is a panic in there; nothing is left to be done about it.
-            let _ = pool.run(move |_| Ok::<_, JobLost>(drop(layers))).await;
+            let job = move |_: &Stop| {
+                drop(layers);
+                Ok::<_, JobLost>(())
+            };
+            let _ = pool.run(job).await;
         };
         AtomicResponse::new(Box::pin(hide.into_actor(self)))
     }

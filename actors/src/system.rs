@@ -258,7 +258,7 @@ impl Engine {
 }
 
 /// From the bottom up: nobody is started before those it calls.
-fn start_actors(parts: EngineParts) -> (Addr<ProvisionerActor>, Addr<ContainerizerActor>) {
+pub(crate) fn start_actors(parts: EngineParts) -> (Addr<ProvisionerActor>, Addr<ContainerizerActor>) {
     let EngineParts { store, records, launcher, observer, log, limits, .. } = parts;
     let disk = Pool::new("disk", DISK_JOBS_MAX);
     let boot_id = records.us().boot_id;

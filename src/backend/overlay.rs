@@ -263,3 +263,57 @@ fn mount_by_options(layers: &[&LayerDir], writable: &Writable, target: &Path) ->
         Attempt::Failed(BackendError::Overlay { layers: layers.len(), complaint: None, source: error.into() })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use keelblock_actors::container::RootfsId;
+    use keelblock_actors::error::chain;
+    use keelblock_actors::image::digest::{DiffId, Digest};
+
+    use super::*;
+
+    fn stack(directory: &Path, layers: usize) -> Vec<LayerDir> {
+        let layer = |number: usize| {
+            let path = directory.join(format!("store/a-long-name-as-digests-are-{number:064}"));
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("which"), number.to_string()).unwrap();
+            let diff_id = DiffId(Digest::of(&number.to_le_bytes()));
+            LayerDir { diff_id, path, user_xattrs: false, hold: Arc::new(()) }
+        };
+        (0..layers).map(layer).collect()
+    }
+
+    #[test]
+    fn older_kernels_are_spoken_to_as_they_understand() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: mounts need root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let place = RootfsPlace {
+            container: "c1".parse().unwrap(),
+            id: RootfsId(0),
+            rootfs: directory.path().join("rootfs"),
+            scratch: directory.path().join("scratch"),
+        };
+        for (dialect, layers) in [(Dialect::Descriptors, 300), (Dialect::Paths, 300), (Dialect::Options, 150)]
+        {
+            let backend = OverlayBackend::speaking(dialect);
+            let stack = stack(directory.path(), layers);
+            backend.mount(&stack, &place, &Stop::default()).unwrap();
+            assert_eq!(backend.dialect(), dialect, "no other was needed");
+            let top = std::fs::read_to_string(place.rootfs.join("which")).unwrap();
+            assert_eq!(top, (layers - 1).to_string(), "{dialect:?}");
+            std::fs::write(place.rootfs.join("new"), "").unwrap();
+            assert!(backend.unmount(&place).unwrap());
+        }
+        let error = OverlayBackend::speaking(Dialect::Options)
+            .mount(&stack(directory.path(), 300), &place, &Stop::default())
+            .unwrap_err();
+        let text = chain(&error);
+        assert!(text.contains("300 layers exceed one page") && text.contains("6.7"), "{text}");
+        assert!(!place.rootfs.exists() && !place.scratch.exists());
+    }
+}

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+
 /// See the variants; each becomes the source of a `LaunchError::Failed`.
 #[derive(Debug, thiserror::Error)]
 pub enum LauncherError {
@@ -107,22 +109,12 @@ pub enum LauncherError {
 
 impl LauncherError {
     pub(crate) fn clone(source: io::Error) -> Self {
-        let hint = match source.raw_os_error() {
-            Some(libc_errno::EPERM) => ": it takes root, or a user namespace of one's own",
-            Some(libc_errno::EAGAIN) => ": the limit of processes is reached (ulimit -u, pids.max)",
-            Some(libc_errno::ENOSPC) => {
-                ": the limit of namespaces is reached (/proc/sys/user/max_pid_namespaces)"
-            }
+        let hint = match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPERM) => ": it takes root, or a user namespace of one's own",
+            Some(Errno::EAGAIN) => ": the limit of processes is reached (ulimit -u, pids.max)",
+            Some(Errno::ENOSPC) => ": the limit of namespaces is reached (/proc/sys/user/max_pid_namespaces)",
             _ => "",
         };
         Self::Clone { hint, source }
     }
-}
-
-/// The few numbers compared with, as `nix` names them.
-mod libc_errno {
-    use nix::errno::Errno;
-    pub(super) const EPERM: i32 = Errno::EPERM as i32;
-    pub(super) const EAGAIN: i32 = Errno::EAGAIN as i32;
-    pub(super) const ENOSPC: i32 = Errno::ENOSPC as i32;
 }

@@ -14,12 +14,12 @@ use keelblock_actors::ports::ExecSpec;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::SocketType;
 
+use super::channels::socket_pair;
 use super::error::LauncherError;
 use super::program::{Ops, absolute, become_user, begin, command};
 use super::record::{Files, LaunchRecord};
-use super::{
-    Launch, LinuxLaunched, LinuxLauncher, failed, join, launched, namespace_flags, socket_pair, terminal,
-};
+use super::terminal::callers_size;
+use super::{Launch, LinuxLaunched, LinuxLauncher, failed, join, launched, namespace_flags};
 use crate::isolator::user;
 use crate::sys::child::Op;
 use crate::sys::mount_bits::NEW_USER;
@@ -119,8 +119,10 @@ impl LinuxLauncher {
             let (ours, theirs) = socket_pair(SocketType::DGRAM)?;
             let socket = launched::raw(&theirs);
             keep.push(theirs);
-            let size = terminal::our_size();
-            before.push(Op::Terminal { socket, console: false, size }, "open a terminal at /dev/pts");
+            before.push(
+                Op::Terminal { socket, console: false, size: callers_size() },
+                "open a terminal at /dev/pts",
+            );
             Some(ours)
         } else {
             None
@@ -145,7 +147,7 @@ impl LinuxLauncher {
         let mut host = self.host;
         if is_foreign(member.pid) {
             // Whoever joins a user namespace has all capabilities in it.
-            host.permitted = (1 << (host.last_capability + 1)) - 1;
+            host.permitted = u64::MAX >> (63 - host.last_capability.min(63));
             let setgroups = std::fs::read_to_string(format!("/proc/{}/setgroups", member.pid));
             host.sets_groups = setgroups.is_ok_and(|text| text.trim() == "allow");
         }

@@ -13,8 +13,10 @@
 //! Needs Linux 5.12 (mount_setattr); there is no way around for older kernels. This room decides nothing about a
 //! container: that is the isolators' part. On disk it has `<run_dir>/<id>/` (`record`).
 
+mod channels;
 mod error;
 mod exec;
+mod host;
 mod launched;
 mod program;
 mod reaper;
@@ -26,16 +28,15 @@ mod thread;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::future::BoxFuture;
 use keelblock_actors::container::{ContainerId, ExitStatus, ProcessIdentity};
 use keelblock_actors::error::LaunchError;
-use keelblock_actors::launch::{LaunchPlan, Namespace, StdioSpec};
+use keelblock_actors::launch::{LaunchPlan, Namespace};
 use keelblock_actors::ports::{ExecSpec, Launched, Launcher};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::SocketType;
 use slog::{Logger, debug, o};
 
 pub use error::LauncherError;
@@ -43,11 +44,12 @@ pub use launched::LinuxLaunched;
 pub use search::PATH_DEFAULT;
 pub use terminal::{Terminal, TerminalError};
 
-use crate::rootless::IdMaps;
 use crate::sys::child::{Op, Program};
 use crate::sys::{clone, mount_bits, pidfd, process};
+use channels::{Channels, socket_pair, streams};
+use host::Host;
 use launched::{Pending, Words};
-use program::{Channels, Command, Host, Ops};
+use program::{Command, Ops};
 use record::{Files, LaunchRecord};
 
 /// The launcher of this process. See the module.
@@ -66,7 +68,7 @@ impl LinuxLauncher {
     pub fn new(run_dir: &Path, log: &Logger) -> Self {
         Self {
             run_dir: run_dir.to_owned(),
-            host: host(),
+            host: Host::find(),
             wipe: process::own_arguments(),
             launches: Mutex::default(),
             log: log.new(o!("actor" => "launcher")),
@@ -179,6 +181,7 @@ impl LinuxLauncher {
         let terminal = if plan.tty {
             let (ours, theirs) = socket_pair(SocketType::DGRAM)?;
             channels.terminal = Some(launched::raw(&theirs));
+            channels.size = terminal::callers_size();
             keep.push(theirs);
             Some(ours)
         } else {
@@ -243,57 +246,8 @@ fn nobody() -> ProcessIdentity {
     ProcessIdentity { pid: 0, start_ticks: 0, boot_id: String::new() }
 }
 
-/// Our end and theirs.
-fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), LauncherError> {
-    socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
-        .map_err(|source| LauncherError::Channel { what: "a socket pair", source: source.into() })
-}
-
-/// Opens what the standard streams shall be; `None` = the caller's own.
-fn streams(plan: &LaunchPlan, keep: &mut Vec<OwnedFd>) -> Result<Option<[RawFd; 3]>, LauncherError> {
-    let null = Path::new("/dev/null");
-    let mut open = |path: &Path, write: bool, create: bool| {
-        let mut options = File::options();
-        options.read(!write).append(write && create).write(write).create(create).mode(0o644);
-        // The sandbox may be the container's to write: never through its links.
-        options.custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NOCTTY).bits() as i32);
-        let file = options.open(path).map_err(|source| LauncherError::File {
-            act: "open",
-            path: path.to_owned(),
-            source,
-        })?;
-        let file = OwnedFd::from(file);
-        let raw = launched::raw(&file);
-        keep.push(file);
-        Ok::<_, LauncherError>(raw)
-    };
-    Ok(match plan.stdio {
-        StdioSpec::Inherit => None,
-        StdioSpec::Null => {
-            Some([open(null, false, false)?, open(null, true, false)?, open(null, true, false)?])
-        }
-        StdioSpec::Sandbox => Some([
-            open(null, false, false)?,
-            open(&plan.sandbox.join("stdout"), true, true)?,
-            open(&plan.sandbox.join("stderr"), true, true)?,
-        ]),
-    })
-}
-
 fn namespace_flags(namespaces: &[Namespace]) -> i32 {
     namespaces.iter().fold(0, |flags, namespace| flags | mount_bits::namespace(*namespace))
-}
-
-fn host() -> Host {
-    let maps = IdMaps::read();
-    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
-    let permitted = caps::read(None, caps::CapSet::Permitted).unwrap_or_default();
-    Host {
-        makes_nodes: maps.is_whole_machine(),
-        sets_groups: maps.sets_groups,
-        permitted: permitted.iter().fold(0, |set, capability| set | capability.bitmask()),
-        last_capability: last.and_then(|text| text.trim().parse().ok()).unwrap_or(40).min(63),
-    }
 }
 
 impl Launcher for LinuxLauncher {

@@ -2,7 +2,6 @@
 //! each its words, should it fail.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -11,32 +10,12 @@ use keelblock_actors::launch::{
     Namespace, TreeStep,
 };
 
+use super::channels::Channels;
 use super::error::LauncherError;
-use super::{search, terminal};
+use super::host::Host;
+use super::search;
 use crate::sys::child::{Missing, Op, StringArray};
 use crate::sys::mount_bits;
-
-/// What the launching process is allowed, found out once.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Host {
-    /// Whether device nodes can be made and opened; else the host's are bound.
-    pub(super) makes_nodes: bool,
-    /// Whether supplementary groups can be set (not in a user namespace with one user).
-    pub(super) sets_groups: bool,
-    /// Capabilities this process has.
-    pub(super) permitted: u64,
-    /// Number of the last capability that the kernel knows.
-    pub(super) last_capability: u8,
-}
-
-/// Descriptors that the parent opened for the child.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Channels {
-    /// Standard streams, where they are not the caller's.
-    pub(super) streams: Option<[RawFd; 3]>,
-    /// Where the terminal's master goes.
-    pub(super) terminal: Option<RawFd>,
-}
 
 /// The ops of one process with their words.
 #[derive(Default)]
@@ -93,10 +72,7 @@ pub(super) fn compile(plan: &LaunchPlan, host: &Host, channels: Channels) -> Res
     let slots = tree(plan, host, own_mounts, &mut before)?;
     if let Some(socket) = channels.terminal {
         let console = plan.rootfs.is_some();
-        before.push(
-            Op::Terminal { socket, console, size: terminal::our_size() },
-            "open a terminal at /dev/pts",
-        );
+        before.push(Op::Terminal { socket, console, size: channels.size }, "open a terminal at /dev/pts");
     }
     let directory = plan.working_directory.as_deref().or(plan.rootfs.as_ref().map(|_| Path::new("/")));
     if let Some(directory) = directory {

@@ -102,9 +102,11 @@ fn raw_mode() -> Result<Termios, TerminalError> {
     Ok(before)
 }
 
-/// Rows and columns of the terminal that standard input is, if it is one.
-pub(super) fn our_size() -> Option<(u16, u16)> {
-    tcgetwinsize(io::stdin()).ok().map(|size| (size.ws_row, size.ws_col))
+/// Rows and columns of the caller's terminal, if standard input is one: so a container's terminal has them from
+/// the start, before it is attached.
+pub(super) fn callers_size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(io::stdin()).ok()?;
+    Some((size.ws_row, size.ws_col)).filter(|size| *size != (0, 0))
 }
 
 fn copy_size(master: &OwnedFd) {

@@ -28,11 +28,22 @@ pub(super) struct Names {
     number: AtomicU64,
 }
 
+/// A container's lock, ours until this goes: given back, not only closed, since a child that was just forked may
+/// have a copy.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = record_lock::unlock(&self.0);
+    }
+}
+
 /// The answer to a claim on a name.
 #[derive(Debug)]
 pub(super) enum Claimed {
-    /// Ours now: the locked file.
-    Ours(File),
+    /// Ours now.
+    Ours(Lock),
     /// A live process has it.
     Elsewhere,
     /// There is no directory of this name.
@@ -65,7 +76,7 @@ impl Names {
     }
 
     /// Makes a container's directory with its sandbox, and has it; `None` when the name is there already.
-    pub(super) fn make(&self, name: &str) -> io::Result<Option<File>> {
+    pub(super) fn make(&self, name: &str) -> io::Result<Option<Lock>> {
         loop {
             let staged = self.unused("new");
             let made = self.stage(&staged).and_then(|lock| {
@@ -84,7 +95,7 @@ impl Names {
         }
     }
 
-    fn stage(&self, staged: &str) -> Result<File, Errno> {
+    fn stage(&self, staged: &str) -> Result<Lock, Errno> {
         mkdirat(&self.directory, staged, Mode::from_raw_mode(layout::PASSABLE)).map_err(
             |error| match error {
                 // Left by a dead process that had our number: the next name will do.
@@ -98,6 +109,7 @@ impl Names {
         if !locked {
             return Err(Errno::NOENT);
         }
+        let lock = Lock(lock);
         mkdirat(
             &self.directory,
             format!("{staged}/{}", layout::SANDBOX_DIR),
@@ -117,7 +129,8 @@ impl Names {
             if !record_lock::try_lock(&lock)? {
                 return Ok(Claimed::Elsewhere);
             }
-            if self.is_in_place(name, &lock)? {
+            let lock = Lock(lock);
+            if self.is_in_place(name, &lock.0)? {
                 return Ok(Claimed::Ours(lock));
             }
         }
@@ -138,7 +151,7 @@ impl Names {
     }
 
     /// Lets the directory of a container that we have vanish, with whatever is left in it, and then its lock.
-    pub(super) fn unmake(&self, name: &str, lock: File) {
+    pub(super) fn unmake(&self, name: &str, lock: Lock) {
         let old = self.unused("old");
         // What fails here is found by the next one who tidies up.
         if renameat(&self.directory, name, &self.directory, &old).is_ok() {

@@ -26,7 +26,7 @@ use keelblock_actors::ports::{Found, Owner, Records, RootfsPlace};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use self::claim::{Claimed, Names};
+use self::claim::{Claimed, Lock, Names};
 use crate::sys::mount::unmount::is_mount_root;
 use crate::sys::process_identity::process_identity;
 use crate::sys::remove::remove_tree;
@@ -87,7 +87,7 @@ impl DiskRecords {
         self.inner.provisioned_path.join(id.as_str())
     }
 
-    fn held(&self, id: &ContainerId, lock: File) -> Box<dyn Send + Sync> {
+    fn held(&self, id: &ContainerId, lock: Lock) -> Box<dyn Send + Sync> {
         static GUARDS: AtomicU64 = AtomicU64::new(0);
         let guard = GUARDS.fetch_add(1, Ordering::Relaxed);
         self.inner.ours().insert(id.clone(), Ours { guard, removed: false });
@@ -97,7 +97,7 @@ impl DiskRecords {
     /// Whether a record of the container, or anything provisioned for it, is left.
     fn has_remains(&self, id: &ContainerId) -> bool {
         let record = format!("{id}/{}", layout::RECORD);
-        exists(&self.inner.names.as_fd(), &record) || exists(&self.inner.provisioned, id.as_str())
+        exists(self.inner.names.as_fd(), &record) || exists(&self.inner.provisioned, id.as_str())
     }
 
     fn find(&self, id: &ContainerId) -> Result<Option<Found>, RecordError> {
@@ -260,7 +260,7 @@ impl Records for DiskRecords {
     }
 
     fn destroy_requested(&self, id: &ContainerId) -> bool {
-        exists(&self.inner.names.as_fd(), &format!("{id}/{}", layout::DESTROY))
+        exists(self.inner.names.as_fd(), &format!("{id}/{}", layout::DESTROY))
     }
 
     fn remove(&self, id: &ContainerId) -> Result<(), RecordError> {
@@ -302,7 +302,7 @@ struct Held {
     inner: Arc<Inner>,
     id: ContainerId,
     guard: u64,
-    lock: Option<File>,
+    lock: Option<Lock>,
 }
 
 impl Drop for Held {

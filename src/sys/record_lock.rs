@@ -4,8 +4,8 @@
 //! one is to take it, and whoever looks makes a taker fail who came at that moment. Why not plain POSIX locks: they
 //! vanish when any descriptor of the file is closed anywhere in the process.
 //!
-//! Like flock, such a lock lives as long as any copy of its descriptor: a forked child that goes on without exec
-//! must close it.
+//! Like flock, such a lock lives as long as any copy of its descriptor, so that it is given back by [`unlock`]: a
+//! child between fork and exec has a copy. One that goes on without exec must close it, or the lock outlives us.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -39,6 +39,11 @@ pub fn lock(file: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Gives the lock back, whoever else has a copy of the descriptor.
+pub fn unlock(file: impl AsFd) -> io::Result<()> {
+    Ok(fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_UNLCK))).map(drop)?)
+}
+
 /// Whether somebody has the lock, other than by this very descriptor. Takes nothing.
 pub fn is_locked(file: impl AsFd) -> io::Result<bool> {
     let mut lock = whole_file(libc::F_WRLCK);
@@ -62,7 +67,10 @@ mod tests {
         assert!(!try_lock(&second).unwrap());
         drop(open());
         assert!(is_locked(&second).unwrap(), "closing another descriptor must not release it");
+        let copy = first.try_clone().unwrap();
         drop(first);
+        assert!(is_locked(&second).unwrap(), "a copy of the descriptor keeps it");
+        unlock(&copy).unwrap();
         assert!(!is_locked(&second).unwrap());
         assert!(try_lock(&second).unwrap());
     }

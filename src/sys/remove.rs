@@ -263,7 +263,7 @@ mod tests {
         let tree = directory.path().join("tree");
         std::fs::create_dir_all(tree.join("closed/inner")).unwrap();
         std::fs::write(tree.join("closed/inner/file"), "").unwrap();
-        std::fs::set_permissions(tree.join("closed/inner"), PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(tree.join("closed/inner"), PermissionsExt::from_mode(0o000)).unwrap();
         std::fs::set_permissions(tree.join("closed"), PermissionsExt::from_mode(0o500)).unwrap();
         assert!(remove_tree(&tree).unwrap());
     }

@@ -1,6 +1,7 @@
 //! Hard links within a layer: which file of the copy stands for which file of the layer.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -40,14 +41,14 @@ impl Links {
     pub(super) fn turn(&self, layer: usize, stat: &Stat) -> Turn<'_> {
         let key = (layer, stat.st_ino);
         let mut known = self.lock();
-        if !known.contains_key(&key) {
+        if let Entry::Vacant(unknown) = known.entry(key) {
             #[allow(
                 clippy::unnecessary_cast,
                 clippy::useless_conversion,
                 reason = "the type differs between machines"
             )]
-            let names_left = u64::from(stat.st_nlink) - 1;
-            known.insert(key, Known { first: None, names_left });
+            let names_left = u64::from(stat.st_nlink).saturating_sub(1);
+            unknown.insert(Known { first: None, names_left });
             return Turn::First(FirstName { links: self, key, done: false });
         }
         loop {

@@ -90,14 +90,8 @@ pub(crate) enum Op {
     /// Makes a directory if it is missing, and goes there.
     Directory(CString),
     /// Opens a terminal of the container's devpts, sends the master to the parent, keeps the other end.
-    Terminal {
-        /// Where the master goes.
-        socket: RawFd,
-        /// Whether it is `/dev/console` too.
-        console: bool,
-        /// Rows and columns from the first moment on; a size set later may come after the command has asked.
-        size: Option<(u16, u16)>,
-    },
+    /// Its size is set first: rows and columns.
+    Terminal { socket: RawFd, console: bool, size: Option<(u16, u16)> },
     /// prctl(PR_SET_CHILD_SUBREAPER).
     Reaper,
 
@@ -244,6 +238,8 @@ const EMPTY: &CStr = c"";
 struct State {
     /// Our end of the terminal.
     terminal: RawFd,
+    /// At its end when the supervisor has given up what it does not need.
+    hardened: RawFd,
 }
 
 fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {

@@ -16,8 +16,21 @@ pub(super) fn run(program: &mut Program, state: &mut State) -> ! {
     if let Err(failed) = perform_all(&program.task, &mut program.slots, state, 1) {
         give_up(report, failed);
     }
+    await_hardened(state.hardened);
     let errno = execute(program);
     give_up(report, Report { stage: 2, index: 0, detail: 0, errno })
+}
+
+/// Waits until the supervisor is what the command may meet: without our capabilities, memory and descriptors.
+fn await_hardened(pipe: RawFd) {
+    let mut byte = 0u8;
+    loop {
+        // SAFETY: writes at most one byte; none is ever sent.
+        let read = unsafe { libc::read(pipe, (&raw mut byte).cast(), 1) };
+        if !(read < 0 && errno() == libc::EINTR) {
+            return;
+        }
+    }
 }
 
 /// execve(2) of one candidate after another; returns why the last that was there, or any, was not executed.
@@ -102,6 +115,11 @@ pub(super) fn terminal(socket: RawFd, console: bool, size: Option<(u16, u16)>) -
         unsafe { libc::ioctl(master, libc::TIOCSWINSZ, &raw const size) };
     }
     let outcome = slave(master, console).and_then(|slave| {
+        if let Some((rows, columns)) = size {
+            let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            // SAFETY: reads one winsize.
+            call(unsafe { libc::ioctl(slave, libc::TIOCSWINSZ, &raw const size) }.into())?;
+        }
         send(socket, master)?;
         Ok(slave)
     });
