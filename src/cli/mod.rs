@@ -52,6 +52,12 @@ enum CliError {
     Terminal(#[from] crate::launcher::TerminalError),
     #[error(transparent)]
     Container(#[from] Arc<ContainerError>),
+    #[error("cannot run {image}")]
+    Run {
+        image: String,
+        #[source]
+        source: Arc<ContainerError>,
+    },
     #[error(transparent)]
     Provision(#[from] Arc<ProvisionError>),
     #[error(transparent)]

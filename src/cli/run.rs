@@ -61,6 +61,7 @@ async fn run_with(
     signals: &mut Signals,
 ) -> Result<(ExitStatus, serde_json::Value), CliError> {
     let (id, tty) = (spec.id.clone(), spec.tty);
+    let name = spec.image.as_ref().map(|request| request.name.to_string());
     let mut launch = std::pin::pin!(agent.launch(spec));
     let (mut asked, mut pending) = (None, Vec::new());
     let running = loop {
@@ -69,7 +70,7 @@ async fn run_with(
                 (Ok(running), _) => break running,
                 // Given up because of the signal: that is how it ended.
                 (Err(_), Some(number)) => return Ok((ExitStatus::Signaled(number), json!(null))),
-                (Err(error), None) => return Err(error.into()),
+                (Err(error), None) => return Err(about_image(error, name)),
             },
             // Without a process yet the launch is given up, the pull with it if nobody else waits for it.
             number = signals.next() => match agent.kill(id.clone(), number).await {
@@ -85,6 +86,14 @@ async fn run_with(
     let image = running.image.as_ref().map(image_json);
     let status = wait_attached(agent, tty, &running.process, signals).await?;
     Ok((status, json!(image)))
+}
+
+/// Isolators know a container by its ID, which nobody chose: their errors get the name of the image.
+fn about_image(error: Arc<ContainerError>, image: Option<String>) -> CliError {
+    match (&*error, image) {
+        (ContainerError::Isolator(_), Some(image)) => CliError::Run { image, source: error },
+        _ => error.into(),
+    }
 }
 
 /// As [`wait_forwarding`], with this process's terminal joined to the container's meanwhile.
