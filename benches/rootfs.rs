@@ -109,7 +109,10 @@ fn start(bed: &Path) {
         id
     };
     let mut ids = Vec::new();
-    report("create a container and write its records", (0..1000).map(|n| time(|| ids.push(take(n)))).collect());
+    report(
+        "create a container and write its records",
+        (0..1000).map(|n| time(|| ids.push(take(n)))).collect(),
+    );
     report(
         "list 1000 containers",
         (0..10).map(|_| time(|| assert_eq!(records.list().unwrap().len(), 1000))).collect(),
@@ -146,7 +149,9 @@ fn copies(bed: &Path, files: usize) {
         removed.push(time(|| assert!(CopyBackend.unmount(&place(bed)).unwrap())));
         theirs.push(time(|| {
             for layer in &stack {
-                assert!(Command::new("cp").arg("-aT").args([&layer.path, &target]).status().unwrap().success());
+                assert!(
+                    Command::new("cp").arg("-aT").args([&layer.path, &target]).status().unwrap().success()
+                );
             }
         }));
         std::fs::remove_dir_all(&target).unwrap();
