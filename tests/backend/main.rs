@@ -3,6 +3,7 @@
 
 mod any_stack;
 mod choose;
+mod killed;
 mod life;
 mod namespaces;
 mod reflink;
