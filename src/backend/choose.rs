@@ -21,6 +21,12 @@ pub struct Chosen {
     pub fallback: Option<BackendError>,
 }
 
+impl std::fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chosen").field("default", &self.default).field("fallback", &self.fallback).finish()
+    }
+}
+
 /// Chooses the backend: the one asked for, or overlay where it works, else copy (Mesos does the same; bind is never
 /// chosen unasked).
 ///

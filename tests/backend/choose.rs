@@ -63,7 +63,7 @@ fn where_overlay_cannot_work_copy_is_used_and_naming_overlay_is_an_error() {
     let reason = chain(&chosen.fallback.unwrap());
     assert!(reason.contains("overlay backend cannot work here") && reason.contains("copy"), "{reason}");
     let error =
-        choose(Some(BackendName::Overlay), &work, &bed.path().join("store"), false, true).err().unwrap();
+        choose(Some(BackendName::Overlay), &work, &bed.path().join("store"), false, true).unwrap_err();
     assert_eq!(chain(&error), reason);
     assert!(choose(Some(BackendName::Copy), &work, bed.path(), false, true).is_ok());
     backend.unmount(&place).unwrap();
@@ -78,7 +78,7 @@ fn overlay_on_a_read_only_work_directory_is_refused_with_the_reason() {
     let work = bed.path().join("work");
     std::fs::create_dir(&work).unwrap();
     rustix::mount::mount("none", &work, "tmpfs", MountFlags::RDONLY, None).unwrap();
-    let error = choose(Some(BackendName::Overlay), &work, bed.path(), false, true).err().unwrap();
+    let error = choose(Some(BackendName::Overlay), &work, bed.path(), false, true).unwrap_err();
     assert!(chain(&error).contains("Read-only"), "{}", chain(&error));
     unmount(&work, UnmountFlags::empty()).unwrap();
 }
@@ -89,7 +89,7 @@ fn without_root_a_rootfs_that_must_stay_is_copied() {
     let chosen = choose(None, bed.path(), bed.path(), true, true).unwrap();
     assert_eq!(chosen.default, BackendName::Copy);
     for backend in [BackendName::Overlay, BackendName::Bind] {
-        let error = choose(Some(backend), bed.path(), bed.path(), true, true).err().unwrap();
+        let error = choose(Some(backend), bed.path(), bed.path(), true, true).unwrap_err();
         assert!(chain(&error).contains("would end with this command"), "{}", chain(&error));
     }
 }

@@ -295,3 +295,52 @@ fn a_copy_that_nobody_wants_any_more_stops_and_leaves_nothing() {
         assert!(!place.rootfs.exists());
     }
 }
+
+#[test]
+fn a_full_disk_is_named_with_the_entry_and_nothing_is_left() {
+    if !privileged() {
+        return;
+    }
+    let bed = Bed::new();
+    let small = bed.path().join("rootfses");
+    std::fs::create_dir(&small).unwrap();
+    rustix::mount::mount("none", &small, "tmpfs", MountFlags::empty(), Some(c"size=1m")).unwrap();
+    let layer = bed.layer("base");
+    layer.file("fits", "x").file("usr/too-large", vec![1; 3 << 20]);
+    let place = bed.place(1);
+    let error = CopyBackend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap_err();
+    let text = chain(&error);
+    assert!(text.contains("usr/too-large") && text.contains("No space left"), "{text}");
+    assert_eq!(names(&snapshot(&small)), [""]);
+    unmount(&small, UnmountFlags::empty()).unwrap();
+}
+
+#[test]
+fn different_places_are_made_and_unmade_side_by_side() {
+    if !privileged() {
+        return;
+    }
+    let bed = Bed::new();
+    let (base, top) = (bed.layer("base"), bed.layer("top"));
+    base.file("a/b", "x").hard_link("a/c", "a/b");
+    top.whiteout("a/b").link("d", "a");
+    let stack = stack(&[&base, &top]);
+    let overlay = OverlayBackend::default();
+    std::thread::scope(|scope| {
+        for thread in 0..8u32 {
+            let (bed, stack, overlay) = (&bed, &stack, &overlay);
+            scope.spawn(move || {
+                for turn in 0..10 {
+                    let backend: &dyn Backend = if (thread + turn) % 2 == 0 { overlay } else { &CopyBackend };
+                    let place = bed.place(thread);
+                    backend.mount(stack, &place, &Stop::default()).unwrap();
+                    assert_eq!(std::fs::read_to_string(place.rootfs.join("d/c")).unwrap(), "x");
+                    assert!(!place.rootfs.join("a/b").exists());
+                    assert!(backend.unmount(&place).unwrap());
+                }
+            });
+        }
+    });
+    assert_eq!(names(&snapshot(&bed.path().join("rootfses"))), [""]);
+    assert_eq!(names(&snapshot(&bed.path().join("scratch"))), [""]);
+}

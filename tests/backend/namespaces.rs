@@ -41,8 +41,9 @@ fn inside() {
         .mode("kept", 0o4755)
         .hard_link("too", "kept");
     top.opaque("opaque").file("opaque/new", "").whiteout("gone").directory("closed", 0o000);
+    top.whiteout("lonely/never-was");
     let tree = bed.agreed_tree(&[&base, &top]);
-    assert_eq!(names(&tree), ["", "closed", "kept", "opaque", "opaque/new", "too"]);
+    assert_eq!(names(&tree), ["", "closed", "kept", "lonely", "opaque", "opaque/new", "too"]);
     let bound = bed.tree_of(&BindBackend, &stack(&[&base]));
     assert_same(&bound, &snapshot(&base.path));
 }

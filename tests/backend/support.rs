@@ -35,6 +35,12 @@ impl Bed {
         Self { directory: tempfile::tempdir().unwrap(), user_xattrs: false }
     }
 
+    /// In memory, where that can be: for tests of many small trees.
+    pub(crate) fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::within(memory) } else { Self::new() }
+    }
+
     pub(crate) fn within(path: &Path) -> Self {
         Self { directory: tempfile::tempdir_in(path).unwrap(), user_xattrs: false }
     }
