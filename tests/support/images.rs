@@ -79,6 +79,14 @@ impl Layer {
         self.owned_file(path, bytes, mode, (0, 0))
     }
 
+    /// A file without entries for its parents, as some tools write layers: those of the layers below stay as they are.
+    pub(crate) fn orphan(mut self, path: &str, bytes: impl AsRef<[u8]>) -> Self {
+        let mut header = self.header(EntryType::Regular, 0o644);
+        header.set_size(bytes.as_ref().len() as u64);
+        self.tar.append_data(&mut header, path, bytes.as_ref()).expect("memory holds it");
+        self
+    }
+
     /// A file of another owner.
     pub(crate) fn owned_file(
         mut self,
