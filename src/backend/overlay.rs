@@ -145,7 +145,7 @@ impl Writable {
         let made = Self { upper: open(&upper, OFlags::RDONLY)?, work: open(&work, OFlags::PATH)? };
         let top = open(&layers[stack::root_of(layers)?].path, OFlags::RDONLY)?;
         let copy = || {
-            let stat = rustix::fs::fstat(&top)?;
+            let stat = stack::root_stat(top.as_fd())?;
             metadata::copy_open(top.as_fd(), &stat, made.upper.as_fd(), &mut metadata::Room::default())
         };
         copy().map_err(BackendError::io("give the attributes of the root to", &upper))?;

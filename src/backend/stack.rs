@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use keelblock_actors::ports::LayerDir;
-use rustix::fs::{CWD, Mode, OFlags, fgetxattr, openat};
+use rustix::fs::{CWD, Mode, OFlags, Stat, fgetxattr, openat};
 use rustix::io::Errno;
 
 use super::error::BackendError;
@@ -32,16 +32,30 @@ pub(super) fn visible(stack: &[LayerDir]) -> Result<Vec<&LayerDir>, BackendError
     Ok(layers)
 }
 
-/// Which layer's root has the attributes that the rootfs shows: the topmost that has an entry for its root, else the base.
-/// `visible` is topmost first and not empty.
+/// Which layer's root has the attributes that the rootfs shows: the topmost that has an entry for its root, else the
+/// base. `visible` is topmost first and not empty.
 pub(super) fn root_of(visible: &[&LayerDir]) -> Result<usize, BackendError> {
     for (index, layer) in visible.iter().enumerate() {
         let stat = rustix::fs::stat(&layer.path).map_err(BackendError::io("read layer", &layer.path))?;
-        if (stat.st_mtime, stat.st_mtime_nsec as u32) != NOBODYS_ROOT {
+        if !is_nobodys(&stat) {
             return Ok(index);
         }
     }
     Ok(visible.len() - 1)
+}
+
+/// The attributes of the root chosen by [`root_of`]: where no layer has an entry for it, its time is the epoch, as umoci
+/// has it.
+pub(super) fn root_stat(root: BorrowedFd<'_>) -> Result<Stat, Errno> {
+    let mut stat = rustix::fs::fstat(root)?;
+    if is_nobodys(&stat) {
+        stat.st_mtime_nsec = 0;
+    }
+    Ok(stat)
+}
+
+fn is_nobodys(root: &Stat) -> bool {
+    (root.st_mtime, root.st_mtime_nsec as u32) == NOBODYS_ROOT
 }
 
 fn has_opaque_root(layer: &LayerDir) -> io::Result<bool> {

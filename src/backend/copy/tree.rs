@@ -25,7 +25,7 @@ use super::merge::{Kind, Merge, Verdict};
 use super::queue::Queue;
 use crate::backend::error::BackendError;
 use crate::backend::metadata::{self, Room};
-use crate::backend::stack::{is_opaque, open_root, root_of};
+use crate::backend::stack::{is_opaque, open_root, root_of, root_stat};
 
 /// Roots of layers kept open. 128: with four threads and two copies at once that stays well below the usual 1024
 /// open files; of more layers, the roots are opened when they are needed.
@@ -154,7 +154,8 @@ impl Tree<'_> {
             let mut finish = || {
                 let from = self.open_layer(layer, &path)?;
                 let to = self.open_copy(&path, OFlags::RDONLY)?;
-                metadata::copy_open(from.as_fd(), &fstat(&from)?, to.as_fd(), room)
+                let stat = if directory.parent.is_some() { fstat(&from)? } else { root_stat(from.as_fd())? };
+                metadata::copy_open(from.as_fd(), &stat, to.as_fd(), room)
             };
             finish().map_err(self.failed("copy the attributes of", &path, layer))?;
             at = directory.parent.as_ref();
