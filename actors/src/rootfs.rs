@@ -66,7 +66,8 @@ impl Handler<Unmount> for RootfsActor {
         let layers = std::mem::take(&mut self.layers);
         let unmount = async move {
             pool.run(move |_| {
-                let unmounted = caught("mount", || port.unmount(&place)).map_err(MountError::from).flatten();
+                let unmounted =
+                    caught("mount", || port.unmount(&place)).map_err(MountError::from).and_then(|done| done);
                 // Letting go of a layer may unmount it: here, where that may block, and after the rootfs.
                 let kept = if unmounted.is_ok() { Vec::new() } else { layers };
                 Ok::<_, JobLost>((unmounted, kept))

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -48,7 +49,9 @@ fn with_engine(world: &World, limits: EngineLimits, test: impl AsyncFnOnce(Engin
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let engine = world.engine(limits);
     runtime.block_on(async {
-        test(engine.clone()).await;
+        // A race that is lost may also be a wait without end.
+        let ended = tokio::time::timeout(Duration::from_secs(60), test(engine.clone())).await;
+        ended.expect("a request was never answered");
         engine.shutdown().await;
     });
 }
@@ -136,8 +139,12 @@ fn a_destroy_leaves_the_pull_to_another_launch_that_shares_it() {
             engine.launch(spec("second", "app:1")).await
         };
         let destroy = async {
-            while world.rootfses(&id("second")).is_none() {
+            // Both have pinned, each for itself and for its pull, and ask for the layer next.
+            while world.pins() < 4 {
                 tokio::task::yield_now().await;
+            }
+            for _ in 0..50 {
+                let _ = engine.list().await;
             }
             // Returns while the bytes are still on their way.
             let destroyed = engine.destroy(id("first")).await;
