@@ -56,10 +56,19 @@ fn with_engine(world: &World, limits: EngineLimits, test: impl AsyncFnOnce(Engin
     });
 }
 
-/// Begins a request, and drops it when it has been answered and the answer not been read.
-async fn leave_the_answer<T>(request: impl Future<Output = T>, engine: &Engine, answered: impl Fn() -> bool) {
+/// Begins a request, and drops it when it has been answered and the answer not been read. `first` is its first step.
+async fn leave_the_answer<T>(
+    world: &World,
+    first: Step,
+    request: impl Future<Output = T>,
+    engine: &Engine,
+    answered: impl Fn() -> bool,
+) {
     let mut request = pin!(request);
+    world.close(first);
     assert!(poll!(request.as_mut()).is_pending());
+    world.reached(first, 1).await;
+    world.open_all();
     while !answered() {
         let _ = engine.list().await;
     }
@@ -74,7 +83,7 @@ fn a_launch_whose_answer_nobody_takes_is_taken_down() {
     let world = World::default();
     with_engine(&world, limits(), async |engine| {
         let running = || world.record(&id("web")).is_some_and(|record| record.phase == PhaseName::Running);
-        leave_the_answer(engine.launch(spec("web", "app:2")), &engine, running).await;
+        leave_the_answer(&world, Step::Create, engine.launch(spec("web", "app:2")), &engine, running).await;
         world.empties().await;
     });
 }
@@ -84,7 +93,14 @@ fn a_provision_whose_answer_nobody_takes_is_taken_down() {
     let world = World::default();
     with_engine(&world, limits(), async |engine| {
         let stands = || world.record(&id("web")).is_some_and(|record| record.phase == PhaseName::Provisioned);
-        leave_the_answer(engine.provision(id("web"), request("app:2")), &engine, stands).await;
+        leave_the_answer(
+            &world,
+            Step::Create,
+            engine.provision(id("web"), request("app:2")),
+            &engine,
+            stands,
+        )
+        .await;
         world.empties().await;
     });
 }
@@ -95,7 +111,7 @@ fn a_command_that_nobody_holds_is_killed_and_its_container_unharmed() {
     with_engine(&world, limits(), async |engine| {
         let running = engine.launch(spec("web", "app:1")).await.unwrap();
         let kills = world.count(Step::KillAll);
-        leave_the_answer(engine.exec(id("web"), ExecSpec::default()), &engine, || {
+        leave_the_answer(&world, Step::Exec, engine.exec(id("web"), ExecSpec::default()), &engine, || {
             world.count(Step::Exec) == 1
         })
         .await;
