@@ -12,7 +12,9 @@ use keelblock::{Agent, CommandSpec, ContainerSpec, ImageRequest, NoObserver, Std
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Without root: a user namespace, before there is a second thread.
-    keelblock::rootless::enter_if_needed()?;
+    if keelblock::rootless::is_needed() {
+        keelblock::rootless::enter()?;
+    }
     let archive = std::env::args().nth(1).unwrap_or_else(|| "fixtures/images/hello.tar".to_owned());
     let image = format!("docker-archive:{}", std::path::absolute(archive)?.display());
 
@@ -21,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let agent =
-            Agent::start(config, Arc::new(NoObserver), slog::Logger::root(slog::Discard, slog::o!()))?;
+            Agent::start(config, Arc::new(NoObserver), slog::Logger::root(slog::Discard, slog::o!())).await?;
         let launch = |id: &str| {
             let spec = ContainerSpec {
                 id: id.parse().expect("the names are letters and digits"),

@@ -4,17 +4,36 @@
 //! loaded), starts the engine, and takes down what dead processes left. No actix type appears in its methods;
 //! they work from any tokio runtime.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use keelblock_actors::container::{ContainerId, ContainerSpec, ExitStatus};
-use keelblock_actors::error::{ContainerError, Gone, ProvisionError, RecordError, StoreError};
-use keelblock_actors::image::name::ImageRequest;
+use keelblock_actors::container::{ContainerId, ContainerSpec, ExitStatus, VolumeSource};
+use keelblock_actors::error::{ContainerError, ProvisionError, RecordError, StoreError};
+use keelblock_actors::image::name::{ImageName, ImageRequest};
 use keelblock_actors::messages::{Executed, Provisioned, PruneError, PulledImage, RunningContainer};
-use keelblock_actors::ports::{ExecSpec, Found, ImageRecord, Keep, Launched, Pruned};
+use keelblock_actors::ports::{ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller};
 use keelblock_actors::progress::Observer;
-use slog::Logger;
+use keelblock_actors::system::{Engine, EngineLimits, EngineParts};
+use slog::{Logger, o};
 
+use crate::backend;
 use crate::config::Config;
+use crate::isolator;
+use crate::launcher::LinuxLauncher;
+use crate::provider::archive::Archives;
+use crate::provider::docker::{DockerProvider, DockerSource, DockerSourceError};
+use crate::provider::manifest::Platform;
+use crate::provider::oci::OciProvider;
+use crate::puller::local::LocalPuller;
+use crate::puller::registry::{
+    InsecureRegistries, Login, LoginFor, ParseLoginError, RegistryClient, RegistryPuller, RegistrySettings,
+};
+use crate::records::DiskRecords;
+use crate::rootless::IdMaps;
+use crate::store::{DiskStore, Privileges};
+
+/// Threads that move bytes between sockets and pulls. 2: one sleeps while the other decrypts.
+const IO_THREADS: usize = 2;
 
 /// An image in the store and what it weighs.
 #[derive(Clone, Debug)]
@@ -28,15 +47,9 @@ pub struct StoredImage {
 /// Why an agent could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The work directory or the store cannot be used.
-    #[error("cannot use the work directory {path}")]
-    WorkDir {
-        /// Which.
-        path: std::path::PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// `/proc` cannot be read.
+    #[error("cannot find out what this process may do")]
+    Privileges(#[source] std::io::Error),
     /// See [`StoreError`].
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -45,39 +58,155 @@ pub enum AgentError {
     Record(#[from] RecordError),
     /// The backend asked for cannot work here.
     #[error(transparent)]
-    Backend(#[from] crate::backend::BackendError),
+    Backend(#[from] backend::BackendError),
     /// `--isolation` names something that is not there.
     #[error(transparent)]
-    Isolation(#[from] crate::isolator::IsolationError),
+    Isolation(#[from] isolator::IsolationError),
     /// `--docker_registry` names no place.
-    #[error(transparent)]
-    Registry(#[from] crate::puller::registry::RegistryError),
+    #[error("--docker_registry")]
+    DockerRegistry(#[from] DockerSourceError),
+    /// `--docker_insecure_registries` names no host.
+    #[error("--docker_insecure_registries")]
+    Insecure(#[source] crate::puller::registry::EndpointError),
+    /// `--docker_auth` is no login.
+    #[error("--docker_auth")]
+    Login(#[from] ParseLoginError),
     /// A thread or runtime cannot be made.
     #[error("cannot start the agent's threads")]
     Threads(#[source] std::io::Error),
-    /// What dead processes left could not be looked at.
-    #[error(transparent)]
-    Recover(#[from] Arc<ContainerError>),
 }
 
 /// keelblock in a process of yours: owns the engine, the I/O threads and the adapters.
 ///
-/// Clones share one agent. Containers launched by it end with it: [`Agent::shutdown`] destroys them, and if the
-/// process is killed the kernel does, and the next agent on the work directory removes what they leave.
+/// Containers launched by it end with it: [`Agent::shutdown`] destroys them, and if the process is killed the kernel
+/// does, and the next agent on the work directory removes what they leave.
 pub struct Agent {
-    engine: keelblock_actors::system::Engine,
+    engine: Engine,
+    launcher: Arc<LinuxLauncher>,
+    source: DockerSource,
+    io: Option<tokio::runtime::Runtime>,
+    log: Logger,
 }
 
 impl Agent {
-    /// Starts an agent.
-    pub fn start(config: Config, observer: Arc<dyn Observer>, log: Logger) -> Result<Self, AgentError> {
-        let _ = (config, observer, log);
-        Ok(Self { engine: keelblock_actors::system::Engine })
+    /// Starts an agent, then takes down what dead processes left on its work directory.
+    ///
+    /// # Errors
+    /// [`AgentError`] when a flag cannot be honoured here. What recovery cannot take down is logged, not an error.
+    pub async fn start(config: Config, observer: Arc<dyn Observer>, log: Logger) -> Result<Self, AgentError> {
+        let agent = Self::start_idle(config, observer, log)?;
+        if let Err(error) = agent.engine.recover().await {
+            slog::error!(agent.log, "what dead processes left could not be looked at";
+                "error" => keelblock_actors::error::chain(&*error));
+        }
+        Ok(agent)
+    }
+
+    /// Starts an agent that takes nothing down: for a look at, or a word to, containers of other processes.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_idle(config: Config, observer: Arc<dyn Observer>, log: Logger) -> Result<Self, AgentError> {
+        let source: DockerSource = config.docker_registry.parse()?;
+        let limits = config.limits.clone();
+        let privileges = Privileges::detect().map_err(AgentError::Privileges)?;
+        let io = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .thread_name("keelblock-io")
+            .enable_all()
+            .build()
+            .map_err(AgentError::Threads)?;
+        let store_dir = config.store_dir();
+        let store = Arc::new(DiskStore::open(
+            &store_dir,
+            limits.clone(),
+            privileges,
+            log.new(o!("actor" => "store")),
+        )?);
+        let records = Arc::new(DiskRecords::open(&config.work_dir)?);
+
+        let platform = config.platform.clone().unwrap_or_else(Platform::host);
+        let archives = Archives::new(limits.clone(), store_dir.join("spool"), platform.clone());
+        let registries = RegistryClient::new(
+            registry_settings(&config, &source, platform)?,
+            io.handle().clone(),
+            log.new(o!("actor" => "registry")),
+        );
+        let served = |kind: &str| config.image_providers.iter().any(|one| one == kind);
+        let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
+        if served("docker") {
+            providers.push(Arc::new(DockerProvider::new(
+                source.clone(),
+                registries.clone(),
+                archives.clone(),
+            )));
+        }
+        if served("oci") {
+            providers.push(Arc::new(OciProvider::new(io.handle().clone(), archives)));
+        }
+        let pullers: Vec<Arc<dyn Puller>> =
+            vec![Arc::new(LocalPuller), Arc::new(RegistryPuller::new(registries))];
+
+        let chosen = backend::choose(
+            config.backend,
+            &config.work_dir,
+            &store_dir,
+            privileges.in_user_namespace,
+            config.mounts_must_outlive,
+        )?;
+        if let Some(reason) = &chosen.fallback {
+            slog::info!(log, "root filesystems are copied"; "error" => keelblock_actors::error::chain(reason));
+        }
+        let isolators = isolator::compose(
+            &config.isolation,
+            &isolator::Settings {
+                sandbox_directory: config.sandbox_directory.clone(),
+                docker_ignore_runtime: config.docker_ignore_runtime,
+                docker_ignore_user: config.docker_ignore_user,
+                arguments_replace_cmd: config.arguments_replace_cmd,
+                effective_capabilities: config.effective_capabilities,
+                bounding_capabilities: config.bounding_capabilities,
+                ids: IdMaps::read(),
+                ..isolator::Settings::default()
+            },
+        )?;
+        let launcher = Arc::new(LinuxLauncher::new(&config.work_dir.join("containers"), &log));
+        let engine = Engine::start(EngineParts {
+            store,
+            records,
+            providers,
+            pullers,
+            backends: chosen.backends,
+            default_backend: chosen.default,
+            isolators,
+            launcher: launcher.clone(),
+            observer,
+            log: log.clone(),
+            limits: EngineLimits {
+                launches_max: limits.launches_max,
+                fetches_max: limits.fetches_max,
+                unpacks_max: limits.unpack_threads(),
+                copies_max: limits.copies_max,
+                mounts_max: limits.mounts_max,
+            },
+        })
+        .map_err(AgentError::Threads)?;
+        Ok(Self { engine, launcher, source, io: Some(io), log })
+    }
+
+    /// The name under which this agent looks an image up and remembers it: every default written out, also where
+    /// names without a registry come from.
+    pub fn canonical(&self, name: &ImageName) -> ImageName {
+        self.source.canonical(name)
+    }
+
+    fn request(&self, request: ImageRequest) -> ImageRequest {
+        ImageRequest { name: self.canonical(&request.name), ..request }
     }
 
     /// Brings an image into the store.
     pub async fn pull(&self, request: ImageRequest) -> Result<PulledImage, Arc<ProvisionError>> {
-        self.engine.pull(request).await
+        self.engine.pull(self.request(request)).await
     }
 
     /// Gives a container a root filesystem and no process; it stays until destroyed, also when this process ends.
@@ -86,11 +215,17 @@ impl Agent {
         id: ContainerId,
         request: ImageRequest,
     ) -> Result<Provisioned, Arc<ContainerError>> {
-        self.engine.provision(id, request).await
+        self.engine.provision(id, self.request(request)).await
     }
 
-    /// Launches a container; answers when its command runs.
-    pub async fn launch(&self, spec: ContainerSpec) -> Result<RunningContainer, Arc<ContainerError>> {
+    /// Launches a container; answers when its command runs. Dropping the future gives the launch up.
+    pub async fn launch(&self, mut spec: ContainerSpec) -> Result<RunningContainer, Arc<ContainerError>> {
+        spec.image = spec.image.map(|image| self.request(image));
+        for volume in &mut spec.volumes {
+            if let VolumeSource::Image(request) = &mut volume.source {
+                *request = self.request(request.clone());
+            }
+        }
         self.engine.launch(spec).await
     }
 
@@ -120,29 +255,55 @@ impl Agent {
     }
 
     /// All images in the store.
-    pub async fn images(&self) -> Result<Vec<StoredImage>, AgentError> {
-        Ok(Vec::new())
+    pub async fn images(&self) -> Result<Vec<StoredImage>, StoreError> {
+        let images = self.engine.images().await?;
+        Ok(images.into_iter().map(|(record, bytes)| StoredImage { record, bytes }).collect())
     }
 
     /// Removes images and layers that nothing uses.
     pub async fn prune(&self, keep: Keep) -> Result<Pruned, Arc<PruneError>> {
-        self.engine.prune(keep).await
+        let images = keep.images.iter().map(|name| self.canonical(name)).collect();
+        self.engine.prune(Keep { images }).await
     }
 
-    /// Connects this process's terminal with that of a container, until the guard drops.
-    pub fn attach(&self, id: &ContainerId) -> Option<()> {
-        let _ = id;
-        None
-    }
-
-    /// As [`Agent::attach`], for a command started by [`Agent::exec`].
-    pub fn attach_exec(&self, process: &Arc<dyn Launched>) -> Option<()> {
-        let _ = process;
-        None
+    /// The master side of a container's terminal, to whoever asks first: see [`crate::launcher::Terminal`].
+    pub fn terminal(&self, process: &Arc<dyn Launched>) -> Option<OwnedFd> {
+        self.launcher.terminal_of(&process.init())
     }
 
     /// Destroys the containers that this agent launched and stops its threads.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.engine.shutdown().await;
+        if let Some(io) = self.io.take() {
+            // Nobody waits for its bytes any more.
+            io.shutdown_background();
+        }
     }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(io) = self.io.take() {
+            // A runtime must not be waited for on a thread that may belong to another one.
+            io.shutdown_background();
+        }
+    }
+}
+
+fn registry_settings(
+    config: &Config,
+    source: &DockerSource,
+    platform: Platform,
+) -> Result<RegistrySettings, AgentError> {
+    let mut settings = RegistrySettings::new(config.limits.clone());
+    settings.platform = platform;
+    settings.default_registry = source.registry().cloned();
+    let insecure: InsecureRegistries =
+        config.docker_insecure_registries.join(",").parse().map_err(AgentError::Insecure)?;
+    settings.insecure = insecure;
+    settings.ca_file = config.registry_ca.clone();
+    if let Some(login) = &config.docker_auth {
+        settings.credentials = Arc::new(LoginFor { login: login.0.parse::<Login>()?, registries: None });
+    }
+    Ok(settings)
 }

@@ -45,6 +45,9 @@ pub struct Config {
     pub docker_ignore_runtime: bool,
     /// Whether the `User` of docker images is ignored, as Mesos does.
     pub docker_ignore_user: bool,
+    /// Whether arguments replace the whole command of an image, as `docker run` does and `keelblock run` wants; else
+    /// Mesos's table holds, in which its first word stays.
+    pub arguments_replace_cmd: bool,
     /// See [`Limits`].
     pub limits: Limits,
     /// Least severe level that is logged.
@@ -379,6 +382,8 @@ pub const FLAGS: &[Flag] = &[
     limit!(path_bytes_max, "BYTES", "Length of a path in a layer [default: 4096]", small_bytes),
     limit!(xattr_bytes_max, "BYTES", "All xattrs of an entry together [default: 64K]", small_bytes),
     limit!(pax_bytes_max, "BYTES", "Extended headers of a tar entry [default: 1M]", small_bytes),
+    limit!(archive_members_max, "N", "Members of an image archive [default: 100000]", at_least_one),
+    limit!(archive_bytes_max, "BYTES", "An image archive, decompressed [default: 256G]", bytes),
     limit!(redirects_max, "N", "Redirects followed for a request [default: 5]", number),
     limit!(connect_timeout, "SECS", "Until a connection stands [default: 10]", seconds),
     limit!(stall_timeout, "SECS", "Without a byte where some should come [default: 60]", seconds),
@@ -403,6 +408,7 @@ impl Default for Config {
             bounding_capabilities: None,
             docker_ignore_runtime: false,
             docker_ignore_user: false,
+            arguments_replace_cmd: false,
             limits: Limits::default(),
             log_level: slog::Level::Warning,
             log_json: false,
@@ -498,8 +504,8 @@ impl Config {
 
 /// `/var/lib/keelblock` for root, `$XDG_DATA_HOME/keelblock` (or `~/.local/share/keelblock`) otherwise.
 fn default_work_dir() -> PathBuf {
-    // Inside a user namespace made by `rootless::enter` the user is root by name only.
-    if nix::unistd::geteuid().is_root() && !crate::rootless::entered() {
+    // In a user namespace the user is root by name only.
+    if nix::unistd::geteuid().is_root() && crate::rootless::IdMaps::read().is_whole_machine() {
         return PathBuf::from("/var/lib/keelblock");
     }
     let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -575,7 +581,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn capabilities(text: &str) -> Result<CapabilitySet, String> {
-    crate::isolator::capabilities::parse_set(text).map_err(|error| error.to_string())
+    crate::isolator::parse_capabilities(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ pub struct Limits {
     pub index_depth_max: usize,
     /// Layers of an image. 500: what overlayfs stacks.
     pub layers_max: usize,
-    /// Unpacked file bytes of one layer. 64 GiB: model images have layers of tens of GB.
+    /// Bytes of the uncompressed tar of one layer, which bounds its files and a decompression bomb alike. 64 GiB:
+    /// model images have layers of tens of GB.
     pub layer_bytes_max: u64,
     /// Entries of one layer. 10 million: an inode takes some 0.3 to 1 KB of disk.
     pub layer_entries_max: u64,

@@ -137,6 +137,9 @@ fn every_kind_of_file_is_made_with_all_its_attributes() {
 
 #[test]
 fn times_of_directories_are_right_whatever_comes_after() {
+    if !root() {
+        return;
+    }
     let layer = of([
         dir("a/").mtime(100),
         dir("a/b/").mtime(200),
@@ -154,6 +157,9 @@ fn times_of_directories_are_right_whatever_comes_after() {
 
 #[test]
 fn pax_records_win_over_the_header() {
+    if !root() {
+        return;
+    }
     let long: String = ["deep/"; 60].concat() + "name";
     let layer = of([
         file("short", "12345").pax("path", &long).pax("mtime", "1700000000.123456789").size(5),
@@ -177,6 +183,9 @@ fn pax_records_win_over_the_header() {
 
 #[test]
 fn gnu_long_names_and_large_numbers_are_read() {
+    if !root() {
+        return;
+    }
     let long = "n".repeat(200);
     let mut big = [0x80, 0, 0, 0, 0, 0, 0, 0];
     big[4..].copy_from_slice(&5_000_000u32.to_be_bytes());
@@ -200,6 +209,9 @@ fn gnu_long_names_and_large_numbers_are_read() {
 
 #[test]
 fn ustar_prefixes_and_names_without_slash_are_read() {
+    if !root() {
+        return;
+    }
     let layer = of([
         file("name", "x").raw(345, b"some/prefix"),
         file("/etc//./passwd", "absolute"),
@@ -219,6 +231,9 @@ fn ustar_prefixes_and_names_without_slash_are_read() {
 
 #[test]
 fn all_four_ways_to_write_a_sparse_file_make_the_same_file() {
+    if !root() {
+        return;
+    }
     let payload = [[b'a'; 512], [b'b'; 512]].concat();
     let old = file("sparse", &payload)
         .raw(156, b"S")
@@ -264,6 +279,9 @@ fn all_four_ways_to_write_a_sparse_file_make_the_same_file() {
 
 #[test]
 fn wrong_sparse_maps_are_refused() {
+    if !root() {
+        return;
+    }
     let sparse = |map: &str, size: &str| {
         let entry = file("s", [1; 512]).pax("GNU.sparse.size", size).pax("GNU.sparse.map", map);
         refused(&Tarball::of([entry]).end())
@@ -288,6 +306,8 @@ fn wrong_sparse_maps_are_refused() {
     };
     assert!(in_payload(&[b'9'; 512]).contains("sparse map"));
     assert!(in_payload(b"100\n").contains("sparse map"));
+    let miscounted = file("s", [1; 512]).pax("GNU.sparse.size", "512").pax("GNU.sparse.map", "0,512");
+    assert!(refused(&Tarball::of([miscounted.pax("GNU.sparse.numblocks", "2")]).end()).contains("as many"));
     let unknown = file("s", "").pax("GNU.sparse.major", "2").pax("GNU.sparse.minor", "0");
     assert!(refused(&Tarball::of([unknown]).end()).contains("version"));
     let on_dir = dir("s").pax("GNU.sparse.name", "t");
@@ -296,6 +316,9 @@ fn wrong_sparse_maps_are_refused() {
 
 #[test]
 fn a_later_entry_replaces_an_earlier_one() {
+    if !root() {
+        return;
+    }
     let layer = of([
         file("f", "old"),
         hard_link("kept", "f"),
@@ -326,6 +349,9 @@ fn a_later_entry_replaces_an_earlier_one() {
 
 #[test]
 fn symlinks_of_the_layer_are_followed_inside_it_alone() {
+    if !root() {
+        return;
+    }
     let layer = of([
         dir("usr/lib/"),
         symlink("lib", "usr/lib"),
@@ -346,6 +372,9 @@ fn symlinks_of_the_layer_are_followed_inside_it_alone() {
 
 #[test]
 fn a_directory_that_forbids_writing_still_gets_its_files() {
+    if !root() {
+        return;
+    }
     let layer = of([dir("d/").mode(0o000), file("d/f", "f"), dir("d/e/").mode(0o555), file("d/e/f", "g")]);
     assert_eq!(layer.at("d").mode() & 0o7777, 0);
     assert_eq!(layer.at("d/e").mode() & 0o7777, 0o555);
@@ -371,7 +400,45 @@ fn setgid_directories_do_not_pass_their_group_on() {
 }
 
 #[test]
+fn a_default_acl_is_kept_and_not_passed_on_while_unpacking() {
+    if !root() {
+        return;
+    }
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let acl = [
+        2u32.to_le_bytes().to_vec(),
+        entry(1, 7, none),
+        entry(2, 7, 1000),
+        entry(4, 5, none),
+        entry(0x10, 7, none),
+        entry(0x20, 0, none),
+    ]
+    .concat();
+    let layer = of([
+        dir("d/").xattr("system.posix_acl_default", &acl).mtime(9),
+        file("d/f", "").mode(0o644),
+        dir("d/sub/").mode(0o755),
+        file("d/implied/f", ""),
+        file("with", "").mode(0o670).xattr("system.posix_acl_access", &acl),
+    ]);
+    assert_eq!(layer.xattr("d", "system.posix_acl_default").unwrap(), acl);
+    assert_eq!(layer.xattr("with", "system.posix_acl_access").unwrap(), acl);
+    assert_eq!(layer.at("d").mtime(), 9);
+    for (path, mode) in [("d/f", 0o644), ("d/sub", 0o755), ("d/implied", 0o755)] {
+        assert_eq!(layer.at(path).mode() & 0o7777, mode, "{path}");
+        assert_eq!(layer.xattr(path, "system.posix_acl_access"), None, "{path}");
+        assert_eq!(layer.xattr(path, "system.posix_acl_default"), None, "{path}");
+    }
+}
+
+#[test]
 fn sizes_of_what_has_no_content_mean_nothing() {
+    if !root() {
+        return;
+    }
     // As Go's archive/tar reads them, with which images are made and unpacked.
     let layer = of([
         file("f", "f"),
@@ -386,6 +453,9 @@ fn sizes_of_what_has_no_content_mean_nothing() {
 
 #[test]
 fn global_headers_change_nothing_and_must_not_try() {
+    if !root() {
+        return;
+    }
     let global =
         |key: &str, value: &str| file("g", pax_records(&[(key.into(), value.into())])).raw(156, b"g");
     let layer = of([global("comment", "commit"), global("mtime", "5"), file("f", "f")]);
@@ -397,6 +467,9 @@ fn global_headers_change_nothing_and_must_not_try() {
 
 #[test]
 fn the_end_of_a_tar_is_where_peers_see_it() {
+    if !root() {
+        return;
+    }
     let one = Tarball::of([file("f", "f")]).0;
     let next = Tarball::of([file("g", "g")]).0;
     let zeros = |count: usize| vec![0; 512 * count];
@@ -422,6 +495,9 @@ fn the_end_of_a_tar_is_where_peers_see_it() {
 
 #[test]
 fn whiteouts_are_overlay_whiteouts_and_touch_only_what_is_below() {
+    if !root() {
+        return;
+    }
     let layer = of([
         file(".wh.gone", ""),
         dir("d/"),
@@ -456,6 +532,9 @@ fn whiteouts_are_overlay_whiteouts_and_touch_only_what_is_below() {
 
 #[test]
 fn opaque_directories_keep_their_own_wherever_the_mark_stands() {
+    if !root() {
+        return;
+    }
     let layer = of([
         dir("first/"),
         file("first/.wh..wh..opq", ""),
@@ -480,6 +559,9 @@ fn opaque_directories_keep_their_own_wherever_the_mark_stands() {
 
 #[test]
 fn what_aufs_left_is_skipped_and_nonsense_is_refused() {
+    if !root() {
+        return;
+    }
     let layer = of([
         file(".wh..wh.aufs", ""),
         dir(".wh..wh.plnk/"),
@@ -495,6 +577,9 @@ fn what_aufs_left_is_skipped_and_nonsense_is_refused() {
 
 #[test]
 fn nothing_in_a_layer_can_pose_as_an_overlay_mark() {
+    if !root() {
+        return;
+    }
     let layer = of([
         file("target", ""),
         entry(b'3', "device").device(0, 0),
@@ -525,13 +610,10 @@ fn nothing_in_a_layer_can_pose_as_an_overlay_mark() {
     assert!(refused(&Tarball::of(second_name).end()).contains("removed name"));
 }
 
-#[test]
-fn overlayfs_shows_what_the_image_spec_says() {
-    if !root() {
-        return;
-    }
-    let home = tempfile::tempdir().unwrap();
-    let store = store(home.path());
+/// Two layers of every kind of change, and a third whose root is opaque, as overlayfs shows them. `None` = it cannot
+/// be mounted here.
+fn shown_by_overlayfs(home: &Path, options: &str) -> Option<Vec<PathBuf>> {
+    let store = store(&home.join("store"));
     let stack = [
         vec![
             dir("d/"),
@@ -558,20 +640,38 @@ fn overlayfs_shows_what_the_image_spec_says() {
         .map(|entries| put_tar(&store, &Tarball::of(entries).end()).unwrap())
         .map(|layer| store.show(&layer).unwrap().path)
         .collect();
-    let merged = home.path().join("merged");
+    let merged = home.join("merged");
     std::fs::create_dir(&merged).unwrap();
-    let lower = format!("lowerdir={}:{}", layers[1].display(), layers[0].display());
+    let options = format!("lowerdir={}:{}{options}", layers[1].display(), layers[0].display());
     let flags = nix::mount::MsFlags::MS_RDONLY;
-    if let Err(error) = nix::mount::mount(Some("keel"), &merged, Some("overlay"), flags, Some(&lower[..])) {
+    if let Err(error) = nix::mount::mount(Some("keel"), &merged, Some("overlay"), flags, Some(&options[..])) {
         eprintln!("skipped: overlayfs cannot be mounted here: {error}");
-        return;
+        return None;
     }
     let listed = std::panic::catch_unwind(|| paths(&merged));
     nix::mount::umount(&merged).unwrap();
-    assert_eq!(
-        listed.unwrap(),
-        ["again", "again/own", "d", "d/below", "file", "new", "opaque", "opaque/own"].map(PathBuf::from)
-    );
+    Some(listed.unwrap())
+}
+
+const SHOWN: [&str; 8] = ["again", "again/own", "d", "d/below", "file", "new", "opaque", "opaque/own"];
+
+#[test]
+fn overlayfs_shows_what_the_image_spec_says() {
+    if !root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    if let Some(shown) = shown_by_overlayfs(home.path(), "") {
+        assert_eq!(shown, SHOWN.map(PathBuf::from));
+    }
+}
+
+#[test]
+fn child_mounts_an_overlay_in_a_user_namespace() {
+    let Some(home) = std::env::var_os("KEELBLOCK_TEST_ROOTLESS") else { return };
+    if let Some(shown) = shown_by_overlayfs(Path::new(&home), ",userxattr") {
+        assert_eq!(shown, SHOWN.map(PathBuf::from));
+    }
 }
 
 fn paths(root: &Path) -> Vec<PathBuf> {
@@ -594,6 +694,9 @@ fn paths(root: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn no_path_leads_out() {
+    if !root() {
+        return;
+    }
     for name in ["../canary", "/../canary", "a/../../canary", "a/..", "..", "d/../../../../../../tmp/x"] {
         assert!(refused(&Tarball::of([file(name, "dead")]).end()).contains("upwards"), "{name}");
         assert!(refused(&Tarball::of([file("f", ""), hard_link("h", name)]).end()).contains("upwards"));
@@ -603,6 +706,9 @@ fn no_path_leads_out() {
 
 #[test]
 fn no_symlink_leads_out() {
+    if !root() {
+        return;
+    }
     let home = tempfile::tempdir().unwrap();
     let victim = home.path().join("victim");
     std::fs::create_dir(&victim).unwrap();
@@ -634,6 +740,9 @@ fn no_symlink_leads_out() {
 
 #[test]
 fn malformed_entries_are_refused_by_name() {
+    if !root() {
+        return;
+    }
     let loops = [symlink("a", "b"), symlink("b", "a"), file("a/x", "")];
     let cases: Vec<(&str, Vec<Entry>, &str)> = vec![
         ("loop", loops.to_vec(), "symlinks"),
@@ -671,6 +780,9 @@ fn malformed_entries_are_refused_by_name() {
 
 #[test]
 fn limits_hold_and_name_their_flags() {
+    if !root() {
+        return;
+    }
     let limits = Limits {
         layer_entries_max: 3,
         path_bytes_max: 20,
@@ -697,6 +809,80 @@ fn limits_hold_and_name_their_flags() {
     let store = store_with(home.path(), limits);
     put_tar(&store, &tar(vec![file("a", "").xattr("user.a", [0; 15]), file("b", ""), extended(400)]))
         .unwrap();
+}
+
+/// Paths of few names, so that entries meet, some of them leading out if anything lets them.
+fn hostile_path() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let name = prop_oneof![
+        24 => Just("a"), 24 => Just("b"), 12 => Just("c"), 1 => Just(".."), 2 => Just(""), 2 => Just("."),
+        1 => Just(".wh.a"), 1 => Just(".wh.b"), 1 => Just(".wh..wh..opq"), 3 => Just("outside"),
+    ];
+    proptest::collection::vec(name, 1..5).prop_map(|names| names.join("/"))
+}
+
+fn hostile_entry() -> impl proptest::strategy::Strategy<Value = Entry> {
+    use proptest::prelude::*;
+    let target = prop_oneof![
+        hostile_path(),
+        hostile_path().prop_map(|path| format!("/{path}")),
+        hostile_path().prop_map(|path| format!("../../../../../../../../../../{path}")),
+        Just("..".to_owned()),
+        Just("../../..".to_owned()),
+        Just("/proc/self/cwd".to_owned()),
+    ];
+    // Where only the last name may be a whiteout, more sequences go far.
+    let path = prop_oneof![
+        4 => hostile_path(),
+        1 => hostile_path().prop_map(|path| format!("{path}/.wh.a")),
+        1 => hostile_path().prop_map(|path| format!("{path}/.wh..wh..opq")),
+    ];
+    (prop::sample::select(b"0122222555555".to_vec()), path, target, 0..0o1000u32).prop_map(
+        |(kind, path, target, mode)| Entry { link: target.into_bytes(), ..entry(kind, path).mode(mode) },
+    )
+}
+
+#[test]
+fn no_sequence_of_entries_touches_anything_outside() {
+    if !root() {
+        return;
+    }
+    use proptest::test_runner::{Config, TestRunner};
+    let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
+    let (kept, turned_away) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let entries = proptest::collection::vec(hostile_entry(), 1..12);
+    let home = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "outside"] {
+        std::fs::create_dir(home.path().join(name)).unwrap();
+        std::fs::write(home.path().join(name).join("a"), "alive").unwrap();
+    }
+    let before = survey(home.path());
+    TestRunner::new(config)
+        .run(&entries, |entries| {
+            let inner = tempfile::tempdir_in(home.path()).unwrap();
+            let store = store(inner.path());
+            match put_tar(&store, &Tarball::of(entries).end()) {
+                Ok(layer) => {
+                    kept.set(kept.get() + 1);
+                    store.show(&layer).unwrap();
+                }
+                Err(UnpackError::BadEntry { .. }) => {
+                    turned_away.set(turned_away.get() + 1);
+                    assert_eq!(std::fs::read_dir(inner.path().join("staging")).unwrap().count(), 0);
+                }
+                Err(error) => panic!("not an entry's fault: {}", chain(&error)),
+            }
+            drop(inner);
+            let mut after = survey(home.path());
+            // Made and removed in it: only its own time may differ.
+            after.insert(PathBuf::new(), before[Path::new("")].clone());
+            assert_same(&after, &before);
+            Ok(())
+        })
+        .unwrap();
+    let (kept, turned_away) = (kept.get(), turned_away.get());
+    eprintln!("kept {kept}, turned away {turned_away}");
+    assert!(kept > 0 && turned_away > 0, "kept {kept}, turned away {turned_away}");
 }
 
 // ---- against GNU tar ------------------------------------------------------------------------------------------
@@ -864,7 +1050,7 @@ fn random_trees_come_out_as_gnu_tar_packed_them() {
         eprintln!("skipped: no tar here");
         return;
     }
-    let mut runner = TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 25, failure_persistence: None, ..Config::default() });
     runner
         .run(&nodes(), |nodes| {
             let source = tempfile::tempdir().unwrap();
@@ -900,6 +1086,88 @@ fn assert_same(actual: &BTreeMap<PathBuf, String>, expected: &BTreeMap<PathBuf, 
         assert_eq!(actual.get(path), Some(line), "{path:?}");
     }
     assert_eq!(actual.len(), expected.len());
+}
+
+// ---- against umoci --------------------------------------------------------------------------------------------
+
+/// Writes an OCI layout with an image of one layer, tagged `t`.
+fn oci_layout(at: &Path, tar: &[u8]) {
+    use keelblock_actors::image::digest::Digest;
+    let blobs = at.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |media_type: &str, bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        serde_json::json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
+    };
+    let of = |kind: &str| format!("application/vnd.oci.image.{kind}");
+    let layer = put(&of("layer.v1.tar+gzip"), &gzip(tar));
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(tar)] },
+    });
+    let config = put(&of("config.v1+json"), &serde_json::to_vec(&config).unwrap());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": of("manifest.v1+json"), "config": config, "layers": [layer],
+    });
+    let mut manifest = put(&of("manifest.v1+json"), &serde_json::to_vec(&manifest).unwrap());
+    manifest["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": "t" });
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [manifest] });
+    std::fs::write(at.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+    std::fs::write(at.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+#[test]
+fn a_layer_with_everything_comes_out_as_umoci_unpacks_it() {
+    if !root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let gnu = |entry: Entry| entry.raw(257, b"ustar  \0").raw(329, [0; 16]);
+    let long = "n".repeat(180);
+    let tar = Tarball::of([
+        dir("./").mode(0o755),
+        dir("etc/").mode(0o750).owner(1, 2).mtime(11),
+        file("etc/f", "content").owner(3, 4).mode(0o640).pax("mtime", "1600000000.987654321"),
+        file("etc/suid", "s").owner(1000, 1000).mode(0o6755),
+        file("etc/cap", "c")
+            .xattr("security.capability", [1, 0, 0, 2, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        dir("tmp/").mode(0o1777).xattr("user.dir", "x\ny"),
+        symlink("link", "etc/f").owner(5, 6).mtime(12),
+        hard_link("hard", "etc/f"),
+        hard_link("hardsym", "link"),
+        entry(b'3', "null").device(1, 3).mode(0o666),
+        entry(b'4', "disk").device(8, 17).owner(0, 6),
+        entry(b'6', "fifo").mode(0o600),
+        gnu(file("././@LongLink", format!("{long}\0")).raw(156, b"L")),
+        gnu(file("cut", "long")),
+        dir("size/").size(512),
+        file("sparse", [9; 512])
+            .pax("GNU.sparse.size", "1048576")
+            .pax("GNU.sparse.map", "4096,512")
+            .pax("GNU.sparse.numblocks", "1"),
+        file("twice", "first").mode(0o600),
+        file("twice", "second").mode(0o604),
+        dir("late/").mtime(13),
+        file("late/x", ""),
+        file("café", "utf-8"),
+        file(b"latin-\xe9", "not utf-8"),
+        dir("last/").mode(0o500).mtime(14),
+        dir("./").mtime(15),
+    ])
+    .end();
+    oci_layout(&home.path().join("layout"), &tar);
+    let unpacked_by_umoci = std::process::Command::new("umoci")
+        .args(["unpack", "--image"])
+        .arg(format!("{}:t", home.path().join("layout").display()))
+        .arg(home.path().join("bundle"))
+        .output();
+    let Ok(output) = unpacked_by_umoci else {
+        eprintln!("skipped: no umoci here");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_same(&survey(&unpacked(&tar).tree), &survey(&home.path().join("bundle/rootfs")));
 }
 
 // ---- without root ---------------------------------------------------------------------------------------------
@@ -940,20 +1208,25 @@ fn child_unpacks_in_a_user_namespace() {
 #[test]
 fn in_a_user_namespace_what_cannot_be_set_is_counted() {
     let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("overlay")).unwrap();
     let run = |name: &str, store: &Path| {
         std::process::Command::new("unshare")
-            .args(["-Ur", "--"])
+            .args(["-Urm", "--"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env("KEELBLOCK_TEST_ROOTLESS", store)
             .output()
     };
-    let works = std::process::Command::new("unshare").args(["-Ur", "true"]).status();
+    let works = std::process::Command::new("unshare").args(["-Urm", "true"]).status();
     if !works.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no user namespaces here");
         return;
     }
     let output = run("child_unpacks_in_a_user_namespace", &home.path().join("store")).unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let output = run("child_mounts_an_overlay_in_a_user_namespace", &home.path().join("overlay")).unwrap();
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");

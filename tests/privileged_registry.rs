@@ -53,7 +53,7 @@ fn images_run_by_tag_and_by_digest_with_each_backend() {
     need_root!();
     need_programs!("docker-registry", "skopeo");
     let room = Room::new("backends");
-    let registry = Registry::start(&room.join("registry"));
+    let registry = Registry::start();
     one_layer().write_oci(&room.join("one"), "latest");
     three_layers().write_oci(&room.join("three"), "latest");
     for (form, options) in FORMS {
@@ -83,12 +83,11 @@ fn images_run_by_tag_and_by_digest_with_each_backend() {
 fn zstd_layers_really_are_zstd_in_the_registry() {
     need_programs!("docker-registry", "skopeo");
     let room = Room::new("zstd");
-    let registry = Registry::start(&room.join("registry"));
+    let registry = Registry::start();
     one_layer().write_oci(&room.join("one"), "latest");
     registry.push(&format!("oci:{}:latest", room.join("one").display()), "one:1", FORMS[2].1);
-    let target = format!("docker://{}", registry.image("one:1"));
-    let raw = run_program("skopeo", ["--insecure-policy", "inspect", "--raw", "--tls-verify=false", &target]);
-    assert!(raw.contains("tar+zstd"), "the test of zstd layers would prove nothing: {raw}");
+    let manifest = registry.manifest("one:1").to_string();
+    assert!(manifest.contains("tar+zstd"), "the test of zstd layers would prove nothing: {manifest}");
 }
 
 #[test]
@@ -99,7 +98,7 @@ fn the_bind_backend_says_why_it_cannot_show_two_layers() {
     let image = format!("oci:{}:latest", room.join("three").display());
     room.keelblock(["--image_provisioner_backend=bind", "run", &image, "--", "true"])
         .run()
-        .failed_naming(&["bind", "3 layers"]);
+        .failed_naming(&["bind", "the image has 3"]);
     room.expect_no_leftovers();
 }
 
@@ -107,13 +106,11 @@ fn the_bind_backend_says_why_it_cannot_show_two_layers() {
 fn a_pull_counts_what_it_fetched_and_a_second_one_fetches_nothing() {
     need_programs!("docker-registry", "skopeo");
     let room = Room::new("pull");
-    let registry = Registry::start(&room.join("registry"));
+    let registry = Registry::start();
     three_layers().write_oci(&room.join("three"), "latest");
     let source = format!("oci:{}:latest", room.join("three").display());
     let digest = registry.push(&source, "three:1", &["--format", "oci"]);
-    let target = format!("docker://{}", registry.image("three:1"));
-    let raw = run_program("skopeo", ["--insecure-policy", "inspect", "--raw", "--tls-verify=false", &target]);
-    let manifest: serde_json::Value = serde_json::from_str(&raw).unwrap();
+    let manifest = registry.manifest("three:1");
     let layers = manifest["layers"].as_array().unwrap();
     let bytes: u64 = layers.iter().map(|layer| layer["size"].as_u64().unwrap()).sum();
 
@@ -153,7 +150,7 @@ fn a_debian_runs_apt_get() {
     need_programs!("docker-registry", "skopeo", "debootstrap");
     let Some(tar) = debian_tar() else { return };
     let room = Room::new("debian");
-    let registry = Registry::start(&room.join("registry"));
+    let registry = Registry::start();
     let base = fs::read(tar).unwrap();
     let image = |name: &str, image: Image| {
         image.write_oci(&room.join(name), "latest");
@@ -187,7 +184,7 @@ fn the_bundled_images_run_from_a_registry_as_they_do_from_their_archives() {
     need_root!();
     need_programs!("docker-registry", "skopeo");
     let room = Room::new("bundled");
-    let registry = Registry::start(&room.join("registry"));
+    let registry = Registry::start();
     for name in ["hello", "single", "layers", "entrypoint"] {
         registry.push(&bundled(name), &format!("{name}:1"), &[]);
         let local = room.keelblock(["run", &bundled(name)]).run().ok().stdout();
@@ -304,8 +301,26 @@ fn path(path: &Path) -> &str {
 }
 
 /// Where the trees of umoci and keelblock differ, and that is right so.
-fn excused(_difference: &Difference) -> Option<&'static str> {
-    None
+fn excused(difference: &Difference) -> Option<&'static str> {
+    let times = (difference.left.as_str(), difference.right.as_str());
+    let unsaid = difference.path == Path::new(".")
+        && difference.aspect == "mtime"
+        && times == ("0.000000000", "0.000000001");
+    unsaid.then_some("no layer has an entry for the root, so that its time is nobody's: both give 1970")
+}
+
+#[test]
+#[ignore = "a directory that a layer only implies hides the mode, owner and time of the one below"]
+fn a_directory_that_a_layer_says_nothing_of_stays_as_it_was_below() {
+    need_root!();
+    need_programs!("umoci");
+    let room = on_disk("implied");
+    let layout = room.join("implied");
+    Image::new()
+        .layer(Layer::new().dir("root", 0o700).dir("srv/deep", 0o1770).file("srv/deep/below", "b", 0o644))
+        .layer(Layer::new().orphan("root/orphan", "o").orphan("srv/deep/orphan", "o"))
+        .write_oci(&layout, "latest");
+    compare_with_umoci(&room, &layout, &format!("oci:{}:latest", layout.display()), 2);
 }
 
 /// Provisions an image with overlay and with copy, and holds the trees against that of `umoci unpack`.
@@ -333,7 +348,7 @@ fn the_root_filesystems_of_the_bundled_images_are_those_of_umoci() {
     need_root!();
     need_programs!("skopeo", "umoci");
     let room = on_disk("bundled-trees");
-    for (name, layers) in [("hello", 2), ("single", 1), ("layers", 7), ("devices", 1)] {
+    for (name, layers) in [("hello", 2), ("single", 1), ("layers", 7), ("devices", 2)] {
         let layout = room.join(name);
         let target = format!("oci:{}:latest", layout.display());
         run_program("skopeo", ["--insecure-policy", "copy", "--quiet", &bundled(name), &target]);
@@ -354,7 +369,7 @@ fn the_root_filesystem_is_that_of_umoci_entry_by_entry() {
     need_programs!("docker-registry", "skopeo", "debootstrap", "umoci", "tar");
     let Some(tar) = debian_tar() else { return };
     let room = on_disk("umoci");
-    let registry = Registry::start(&room.join("registry"));
+    let registry = Registry::start();
     let layout = room.join("everything");
     Image::new()
         .compressed(fs::read(tar).unwrap(), Compression::Gzip)

@@ -319,7 +319,8 @@ fn what_a_killed_process_leaves_is_removed_and_not_before() {
     child.kill().unwrap();
     child.wait().unwrap();
     store.recover().unwrap();
-    assert!(!listing(home.path()).iter().any(|name| name.starts_with("staging") || name.starts_with("gc")));
+    let left = listing(home.path());
+    assert!(left.len() == 1 && left[0].starts_with("pins"), "{left:?}");
     store.prune(&Keep::default(), &[]).unwrap();
     put(&store, &spec, &tar).unwrap();
     assert_eq!(listing(home.path()).len(), 1, "{:?}", listing(home.path()));
@@ -338,6 +339,53 @@ fn child_brings_the_layer_or_finds_it() {
                 staging.unpack(&spec, &mut &tar[..], &Stop::default()).unwrap();
                 return println!("outcome brought");
             }
+        }
+    }
+}
+
+#[test]
+fn child_brings_and_prunes_until_it_is_killed() {
+    let Some(home) = std::env::var_os("KEELBLOCK_TEST_STORE") else { return };
+    let store = store(Path::new(&home));
+    for round in 0u64.. {
+        let content = format!("{}", round % 3);
+        let files = (0..40).map(|at| file(format!("d{}/f{at}", at % 4), &content));
+        put_tar(&store, &Tarball::of(files).end()).unwrap();
+        store.record_image(&image(&format!("image{}", round % 2), &[])).unwrap();
+        println!("round done");
+        if round % 4 == 3 {
+            store.prune(&Keep::default(), &[]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn whenever_a_process_is_killed_the_store_is_whole() {
+    let home = tempfile::tempdir().unwrap();
+    for rounds in 1..20 {
+        let mut child = child("child_brings_and_prunes_until_it_is_killed", home.path()).spawn().unwrap();
+        for _ in 0..rounds {
+            wait_for_line(&mut child, "round done");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = store(home.path());
+        store.recover().unwrap();
+        let left = listing(home.path());
+        let whole = |name: &&String| name.starts_with("layers/") || name.starts_with("images/");
+        assert_eq!(left.iter().filter(whole).count(), left.len(), "{left:?}");
+        for name in left.iter().filter_map(|name| name.strip_prefix("layers/sha256/")) {
+            let diff_id = DiffId(format!("sha256:{name}").parse().unwrap());
+            let layer = StoredLayer { diff_id };
+            let files = (0..40).filter(|at| {
+                let path = store.show(&layer).unwrap().path.join(format!("d{}/f{at}", at % 4));
+                std::fs::read(path).is_ok_and(|content| content.len() == 1)
+            });
+            assert_eq!(files.count(), 40);
+            assert_eq!(store.layer_bytes(&layer).unwrap(), 40);
+        }
+        for record in store.images().unwrap() {
+            assert!(store.image(&record.plan.identity.name).unwrap().is_some());
         }
     }
 }
@@ -484,6 +532,34 @@ fn a_store_of_another_version_is_refused() {
     );
     let error = open.err().unwrap();
     assert!(chain(&error).contains("version 99"), "{}", chain(&error));
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_names_the_file_and_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    if let Err(error) = nix::mount::mount(Some("keel"), home.path(), Some("tmpfs"), flags, Some("size=2m")) {
+        eprintln!("skipped: tmpfs cannot be mounted here: {error}");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        let store = store(home.path());
+        let tar = Tarball::of([dir("d/"), file("d/large", vec![7; 4 << 20])]).end();
+        let error = put_tar(&store, &tar).unwrap_err();
+        assert!(
+            matches!(&error, UnpackError::Write { path, source, .. }
+                if path.ends_with("tree/d/large") && source.kind() == std::io::ErrorKind::StorageFull),
+            "{}",
+            chain(&error)
+        );
+        assert!(listing(home.path()).is_empty());
+        layer(&store, "there is room again");
+    });
+    nix::mount::umount(home.path()).unwrap();
+    outcome.unwrap();
 }
 
 #[test]

@@ -598,6 +598,12 @@ async fn teardown(
         Some(Phase::Preparing { isolators }) => (None, *isolators),
         Some(Phase::Provisioning) | None => (None, 0),
     };
+    let named = this.table.borrow().get(&id).is_some_and(|container| container.hold.is_some());
+    if !named {
+        // The name was never ours: whatever lies on disk under it is somebody else's.
+        this.table.borrow_mut().remove(&id);
+        return Ok(None);
+    }
     let mut failures = Vec::new();
     let mut status = None;
     if let Some(process) = process {
@@ -614,8 +620,7 @@ async fn teardown(
     if failures.is_empty() {
         this.clean_up(&id, isolators, &mut failures).await;
     }
-    let named = this.table.borrow().get(&id).is_some_and(|container| container.hold.is_some());
-    if failures.is_empty() && named {
+    if failures.is_empty() {
         this.forget(&id, &mut failures).await;
     }
     if failures.is_empty() {

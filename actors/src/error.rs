@@ -361,7 +361,7 @@ pub enum MountError {
     NoLayers,
     /// The bind backend and more than one layer.
     #[error(
-        "multiple layers are not supported by the bind backend: the image has {layers}; use --image_provisioner_backend=overlay or copy"
+        "multiple layers are not supported by the bind backend: the image has {layers} layers; use --image_provisioner_backend=overlay or copy"
     )]
     ManyLayers {
         /// How many.

@@ -168,14 +168,14 @@ pub struct Credentials {
     pub groups: Vec<u32>,
 }
 
-/// The capability sets a process starts with; effective, permitted and (so that they survive exec) as many of
-/// inheritable and ambient as credentials need are made from `effective`.
+/// The capability sets a process starts with, by the rules of capabilities(7) for exec: root (user 0) has all of
+/// `bounding`, whatever else is said; another user has what is in `ambient`, and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapabilityPlan {
-    /// What it has.
-    pub effective: CapabilitySet,
-    /// What it and its children can ever have.
+    /// What it and its children can ever have; root has it all from the start.
     pub bounding: CapabilitySet,
+    /// What it has when it is not root; within `bounding`.
+    pub ambient: CapabilitySet,
 }
 
 /// Everything between clone and exec. Each `Option` is set by one isolator; a second that sets it is refused
@@ -188,6 +188,8 @@ pub struct LaunchPlan {
     pub rootfs_read_only: bool,
     /// Namespaces to make, in any order.
     pub namespaces: Vec<Namespace>,
+    /// Its host name, when it has a UTS namespace; `None` = the host's.
+    pub hostname: Option<String>,
     /// Mounts, links, devices and masks, in order.
     pub tree: Vec<TreeStep>,
     /// The command; the first is looked up in `PATH` inside the container unless it holds a slash.

@@ -78,7 +78,9 @@ pub struct StoredLayer {
 }
 
 /// A stored layer, shown as a directory that must not be written, in overlayfs form: a whiteout is a character
-/// device 0:0, an opaque directory has the xattr `trusted.overlay.opaque` or `user.overlay.opaque` = `y`.
+/// device 0:0, an opaque directory has the xattr `trusted.overlay.opaque` or `user.overlay.opaque` = `y`, and a
+/// directory that holds a whiteout has an empty `trusted.overlay.origin` or `user.overlay.origin`: without it
+/// overlayfs lists the whiteouts of a directory that it need not merge (nothing lower has it) as broken entries.
 #[derive(Clone)]
 pub struct LayerDir {
     /// What it is.

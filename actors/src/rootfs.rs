@@ -66,8 +66,9 @@ impl Handler<Unmount> for RootfsActor {
         let layers = std::mem::take(&mut self.layers);
         let unmount = async move {
             pool.run(move |_| {
-                let unmounted =
-                    caught("mount", || port.unmount(&place)).map_err(MountError::from).and_then(|done| done);
+                let unmounted = caught("mount", || port.unmount(&place))
+                    .map_err(MountError::from)
+                    .and_then(|unmounted| unmounted);
                 // Letting go of a layer may unmount it: here, where that may block, and after the rootfs.
                 let kept = if unmounted.is_ok() { Vec::new() } else { layers };
                 Ok::<_, JobLost>((unmounted, kept))

@@ -395,6 +395,23 @@ fn a_name_in_use_is_refused_and_its_owner_unharmed() {
 }
 
 #[test]
+fn a_name_that_another_container_has_on_disk_is_refused_and_that_one_unharmed() {
+    let world = World::default();
+    let (record, rootfses) = planted("web", PhaseName::Provisioned, "this boot", false);
+    world.plant(record, rootfses, false);
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        for _ in 0..2 {
+            let error = engine.launch(spec("web", "app:1")).await.unwrap_err();
+            assert!(matches!(&*error, ContainerError::Exists { .. }), "{error:?}");
+        }
+        assert_eq!((world.count(Step::Unmount), world.count(Step::Remove)), (0, 0));
+        assert_eq!(engine.list().await.unwrap().len(), 1);
+        engine.shutdown().await;
+    });
+}
+
+#[test]
 fn image_volumes_are_root_filesystems_of_the_same_container() {
     let world = World::default();
     let engine = world.engine(limits());

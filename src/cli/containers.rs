@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keelblock_actors::container::{ContainerId, ContainerRecord};
 use keelblock_actors::error::{ContainerError, chain};
-use keelblock_actors::image::name::{ImageName, ImageRequest};
+use keelblock_actors::image::name::ImageRequest;
 use keelblock_actors::ports::{Found, Owner};
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn text<'a>(context: &'a Context<'_>, name: &str) -> &'a str {
 pub(super) async fn provision(context: &Context<'_>) -> Result<u8, CliError> {
     let id = container_id(text(context, "id"))?;
     let request = ImageRequest::cached(image_name(text(context, "image"))?);
-    let agent = context.agent(bars::observer(context.quiet))?;
+    let agent = context.agent(bars::observer(context.quiet)).await?;
     let provisioned = agent.provision(id.clone(), request).await;
     agent.shutdown().await;
     let provisioned = provisioned?;
@@ -47,7 +47,7 @@ pub(super) async fn provision(context: &Context<'_>) -> Result<u8, CliError> {
 
 pub(super) async fn destroy(context: &Context<'_>) -> Result<u8, CliError> {
     let ids = ids(context)?;
-    let agent = context.quiet_agent()?;
+    let agent = context.quiet_agent().await?;
     let results = futures_util::future::join_all(ids.iter().map(|id| agent.destroy(id.clone()))).await;
     agent.shutdown().await;
     let done: Vec<_> =
@@ -95,7 +95,7 @@ fn document(found: &Found) -> Value {
 }
 
 pub(super) async fn list(context: &Context<'_>) -> Result<u8, CliError> {
-    let agent = context.quiet_agent()?;
+    let agent = context.quiet_agent().await?;
     let found = agent.containers().await;
     agent.shutdown().await;
     let found = found?;
@@ -133,7 +133,7 @@ fn command(argv: &[String]) -> String {
 
 pub(super) async fn inspect(context: &Context<'_>) -> Result<u8, CliError> {
     let name = text(context, "name");
-    let agent = context.quiet_agent()?;
+    let agent = context.quiet_agent().await?;
     let result = inspect_with(&agent, name).await;
     agent.shutdown().await;
     let document = result?;
@@ -147,11 +147,11 @@ async fn inspect_with(agent: &crate::agent::Agent, name: &str) -> Result<Value, 
     if let Some(found) = containers.iter().find(|found| found.id.as_str() == name) {
         return Ok(document(found));
     }
-    let wanted = image_name(name).ok().map(|name| name.canonical());
+    let wanted = image_name(name).ok().map(|name| agent.canonical(&name));
     for image in agent.images().await? {
         let identity = &image.record.plan.identity;
         let by_id = name.len() >= 12 && identity.config.hex().starts_with(name.trim_start_matches("sha256:"));
-        if by_id || wanted.as_ref().is_some_and(|wanted| same_image(wanted, &identity.name)) {
+        if by_id || wanted.as_ref() == Some(&identity.name) {
             let mut document = record_json(&image.record, image.bytes);
             let users = containers.iter().filter(|found| {
                 found.rootfses.as_ref().is_some_and(|record| record.images.contains(identity))
@@ -164,10 +164,6 @@ async fn inspect_with(agent: &crate::agent::Agent, name: &str) -> Result<Value, 
         }
     }
     Err(CliError::Unknown(keelblock_actors::error::quote(name)))
-}
-
-fn same_image(wanted: &ImageName, name: &ImageName) -> bool {
-    *wanted == name.canonical()
 }
 
 pub(super) async fn kill(context: &Context<'_>) -> Result<u8, CliError> {

@@ -39,7 +39,7 @@ pub(super) fn image_json(image: &keelblock_actors::image::plan::ImageIdentity) -
 pub(super) async fn pull(context: &Context<'_>) -> Result<u8, CliError> {
     let names: Vec<_> = context.matches.get_many::<String>("images").into_iter().flatten().collect();
     let names = names.into_iter().map(|text| image_name(text)).collect::<Result<Vec<_>, _>>()?;
-    let agent = context.agent(bars::observer(context.quiet))?;
+    let agent = context.agent(bars::observer(context.quiet)).await?;
     let pulls = names.into_iter().map(|name| agent.pull(ImageRequest { name, cached: false }));
     let results = futures_util::future::join_all(pulls).await;
     agent.shutdown().await;
@@ -108,7 +108,7 @@ pub(super) fn record_json(record: &ImageRecord, bytes: u64) -> Value {
 }
 
 pub(super) async fn list(context: &Context<'_>) -> Result<u8, CliError> {
-    let agent = context.quiet_agent()?;
+    let agent = context.quiet_agent().await?;
     let images = agent.images().await;
     agent.shutdown().await;
     let images = images?;
@@ -135,8 +135,8 @@ pub(super) async fn list(context: &Context<'_>) -> Result<u8, CliError> {
 
 pub(super) async fn prune(context: &Context<'_>) -> Result<u8, CliError> {
     let keep = context.matches.get_many::<String>("keep").into_iter().flatten();
-    let images = keep.map(|text| image_name(text).map(|name| name.canonical())).collect::<Result<_, _>>()?;
-    let agent = context.quiet_agent()?;
+    let images = keep.map(|text| image_name(text)).collect::<Result<_, _>>()?;
+    let agent = context.quiet_agent().await?;
     let pruned = agent.prune(Keep { images }).await;
     agent.shutdown().await;
     let pruned = pruned?;

@@ -16,14 +16,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::ArgMatches;
-use keelblock_actors::error::{ContainerError, LaunchError, ProvisionError, PullError, ResolveError, chain};
+use keelblock_actors::error::{ContainerError, LaunchError, ProvisionError, RecordError, StoreError, chain};
 use keelblock_actors::messages::PruneError;
 use keelblock_actors::progress::{NoObserver, Observer};
 use slog::Logger;
 
 use crate::agent::{Agent, AgentError};
 use crate::config::{Config, ConfigError};
+use crate::records::DiskRecords;
 use crate::rootless;
+use keelblock_actors::ports::Records as _;
 use output::{Output, one_line};
 
 /// Exit status when keelblock itself failed (podman's `run`).
@@ -41,15 +43,23 @@ enum CliError {
     #[error(transparent)]
     Rootless(#[from] rootless::RootlessError),
     #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
     Agent(#[from] AgentError),
     #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Terminal(#[from] crate::launcher::TerminalError),
+    #[error(transparent)]
     Container(#[from] Arc<ContainerError>),
+    #[error("cannot run {image}")]
+    Run {
+        image: String,
+        #[source]
+        source: Arc<ContainerError>,
+    },
     #[error(transparent)]
     Provision(#[from] Arc<ProvisionError>),
-    #[error(transparent)]
-    Resolve(#[from] Arc<ResolveError>),
-    #[error(transparent)]
-    Pull(#[from] Arc<PullError>),
     #[error(transparent)]
     Prune(#[from] Arc<PruneError>),
     #[error("no container or image {0:?}; see keelblock ps and keelblock images")]
@@ -91,18 +101,20 @@ struct Context<'a> {
 
 impl Context<'_> {
     /// The agent of this command, after taking down what dead processes left.
-    fn agent(&self, observer: Arc<dyn Observer>) -> Result<Agent, CliError> {
-        Ok(Agent::start(self.config.clone(), observer, self.log.clone())?)
+    async fn agent(&self, observer: Arc<dyn Observer>) -> Result<Agent, CliError> {
+        Ok(Agent::start(self.config.clone(), observer, self.log.clone()).await?)
     }
 
     /// An agent for commands that only reach for processes of others: it takes nothing down.
     fn onlooker(&self) -> Result<Agent, CliError> {
-        self.quiet_agent()
+        // It makes no root filesystem, so no backend that cannot work for this user shall stop it.
+        let config = Config { backend: None, ..self.config.clone() };
+        Ok(Agent::start_idle(config, Arc::new(NoObserver), self.log.clone())?)
     }
 
     /// As [`Self::agent`], for commands that pull nothing.
-    fn quiet_agent(&self) -> Result<Agent, CliError> {
-        self.agent(Arc::new(NoObserver))
+    async fn quiet_agent(&self) -> Result<Agent, CliError> {
+        self.agent(Arc::new(NoObserver)).await
     }
 }
 
@@ -139,17 +151,16 @@ fn dispatch(name: &str, sub: &ArgMatches, output: Output) -> Result<u8, CliError
         _ => {}
     }
     let file = sub.get_one::<String>("config").cloned().or_else(|| std::env::var("KEELBLOCK_CONFIG").ok());
-    // Commands that only look at processes of an earlier command must stay where those processes are visible
-    // and reachable: a process in another user namespace may not signal or join them.
-    if !matches!(name, "kill" | "exec" | "wait") {
-        rootless::enter_if_needed()?;
-    }
     let mut config = Config::layered(
         file.as_deref().map(std::path::Path::new),
         |name| std::env::var(name).ok(),
         args::typed_flags(sub),
     )?;
     config.mounts_must_outlive = name == "provision";
+    config.arguments_replace_cmd = true;
+    if rootless::is_needed() {
+        be_root(name, sub, &config)?;
+    }
     let (log, flush) = crate::logging::to_stderr(config.log_level, config.log_json);
     for flag in &config.without_effect {
         slog::warn!(log, "a flag has no effect here"; "flag" => flag);
@@ -177,4 +188,23 @@ fn dispatch(name: &str, sub: &ArgMatches, output: Output) -> Result<u8, CliError
     });
     drop(flush);
     result
+}
+
+/// Makes this process root of a user namespace, as its command needs it. There is one thread yet.
+fn be_root(name: &str, sub: &ArgMatches, config: &Config) -> Result<(), CliError> {
+    match name {
+        // They reach for processes of another command's namespace, which none of ours may.
+        "kill" | "wait" => {}
+        "exec" => {
+            let id = sub.get_one::<String>("id").map(String::as_str).unwrap_or_default();
+            let found = DiskRecords::open(&config.work_dir)?.read(&containers::container_id(id)?)?;
+            if let Some(owner) = found.and_then(|found| found.container).and_then(|record| record.owner) {
+                rootless::join(&owner)?;
+            }
+        }
+        _ => {
+            rootless::enter()?;
+        }
+    }
+    Ok(())
 }

@@ -29,9 +29,7 @@ impl Output {
         if !self.json {
             return Ok(());
         }
-        let ours = nix::fcntl::fcntl(std::io::stdout(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))?;
-        // SAFETY-free: nix owns the descriptor checks; 3 is the lowest number asked for.
-        let ours = crate::sys::process::own_fd(ours);
+        let ours = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3)?;
         nix::unistd::dup2_stdout(std::io::stderr())?;
         if let Ok(mut aside) = self.aside.lock() {
             *aside = Some(ours);

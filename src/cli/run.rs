@@ -8,6 +8,7 @@ use clap::ArgMatches;
 use keelblock_actors::container::{
     CommandSpec, ContainerId, ContainerSpec, ExitStatus, VolumeSource, VolumeSpec,
 };
+use keelblock_actors::error::ContainerError;
 use keelblock_actors::image::name::ImageRequest;
 use keelblock_actors::launch::{CapabilitySet, StdioSpec};
 use keelblock_actors::ports::{ExecSpec, Launched};
@@ -18,7 +19,8 @@ use super::containers::container_id;
 use super::images::{image_json, image_name};
 use super::{CliError, Context, bars};
 use crate::agent::Agent;
-use crate::isolator::capabilities;
+use crate::isolator::{DEFAULT_CAPABILITIES, parse_capabilities};
+use crate::launcher::Terminal;
 
 pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     let spec = spec(context)?;
@@ -28,7 +30,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         .output
         .keep_containers_off()
         .map_err(|source| CliError::Io { act: "set standard output aside", source })?;
-    let agent = context.agent(bars::observer(context.quiet))?;
+    let agent = context.agent(bars::observer(context.quiet)).await?;
     let result = run_with(&agent, spec, &mut signals).await;
     // Whatever happened, the container goes; a failed launch has taken itself down already.
     let destroyed = match &result {
@@ -37,7 +39,11 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     };
     agent.shutdown().await;
     let (status, image) = result?;
-    destroyed?;
+    match destroyed {
+        // Somebody else destroyed it meanwhile.
+        Err(error) if matches!(&*error, ContainerError::Unknown { .. }) => {}
+        destroyed => destroyed?,
+    }
     if context.output.is_json() {
         let document = json!({ "container_id": id, "exit_status": status.code(), "image": image });
         context.output.print(&document, String::new);
@@ -55,21 +61,55 @@ async fn run_with(
     signals: &mut Signals,
 ) -> Result<(ExitStatus, serde_json::Value), CliError> {
     let (id, tty) = (spec.id.clone(), spec.tty);
+    let name = spec.image.as_ref().map(|request| request.name.to_string());
     let mut launch = std::pin::pin!(agent.launch(spec));
-    let running = tokio::select! {
-        running = &mut launch => running?,
-        number = signals.next() => {
-            // Nobody wants it any more: the launch ends, the pull with it if nobody else waits.
-            let _ = agent.destroy(id).await;
-            let _ = launch.await;
-            return Ok((ExitStatus::Signaled(number), json!(null)));
+    let (mut asked, mut pending) = (None, Vec::new());
+    let running = loop {
+        tokio::select! {
+            running = &mut launch => match (running, asked) {
+                (Ok(running), _) => break running,
+                // Given up because of the signal: that is how it ended.
+                (Err(_), Some(number)) => return Ok((ExitStatus::Signaled(number), json!(null))),
+                (Err(error), None) => return Err(about_image(error, name)),
+            },
+            // Without a process yet the launch is given up, the pull with it if nobody else waits for it.
+            number = signals.next() => match agent.kill(id.clone(), number).await {
+                Ok(()) => asked = Some(number),
+                // Between the two: its command gets the signal as soon as there is one.
+                Err(_) => pending.push(number),
+            },
         }
     };
+    for number in pending {
+        let _ = running.process.signal(number);
+    }
     let image = running.image.as_ref().map(image_json);
-    let terminal = if tty { agent.attach(&id) } else { None };
-    let status = wait_forwarding(&running.process, signals).await;
-    drop(terminal);
+    let status = wait_attached(agent, tty, &running.process, signals).await?;
     Ok((status, json!(image)))
+}
+
+/// Isolators know a container by its ID, which nobody chose: their errors get the name of the image.
+fn about_image(error: Arc<ContainerError>, image: Option<String>) -> CliError {
+    match (&*error, image) {
+        (ContainerError::Isolator(_), Some(image)) => CliError::Run { image, source: error },
+        _ => error.into(),
+    }
+}
+
+/// As [`wait_forwarding`], with this process's terminal joined to the container's meanwhile.
+async fn wait_attached(
+    agent: &Agent,
+    tty: bool,
+    process: &Arc<dyn Launched>,
+    signals: &mut Signals,
+) -> Result<ExitStatus, CliError> {
+    let master = if tty { agent.terminal(process) } else { None };
+    let terminal = master.map(Terminal::attach).transpose()?;
+    let status = wait_forwarding(process, signals).await;
+    if let Some(terminal) = terminal {
+        terminal.finish();
+    }
+    Ok(status)
 }
 
 /// How the command ended; every signal that comes meanwhile goes to it.
@@ -108,13 +148,8 @@ pub(super) async fn exec(context: &Context<'_>) -> Result<u8, CliError> {
     let agent = context.onlooker()?;
     let result = agent.exec(id.clone(), spec).await;
     let status = match result {
-        Ok(executed) => {
-            let terminal = if tty { agent.attach_exec(&executed.process) } else { None };
-            let status = wait_forwarding(&executed.process, &mut signals).await;
-            drop(terminal);
-            Ok(status)
-        }
-        Err(error) => Err(error),
+        Ok(executed) => wait_attached(&agent, tty, &executed.process, &mut signals).await,
+        Err(error) => Err(error.into()),
     };
     agent.shutdown().await;
     let status = status?;
@@ -238,12 +273,13 @@ fn capability_changes(
         return Ok(None);
     }
     let union = |texts: &[String]| {
-        texts.iter().try_fold(0, |set, text| match capabilities::parse_set(text) {
+        texts.iter().try_fold(0, |set, text| match parse_capabilities(text) {
             Ok(more) => Ok(set | more.0),
             Err(error) => Err(CliError::Usage(error.to_string())),
         })
     };
-    let base = context.config.effective_capabilities.unwrap_or(capabilities::DEFAULT);
+    let default = || CapabilitySet(DEFAULT_CAPABILITIES.iter().fold(0, |set, one| set | one.bitmask()));
+    let base = context.config.effective_capabilities.unwrap_or_else(default);
     Ok(Some(CapabilitySet((base.0 | union(add)?) & !union(drop)?)))
 }
 

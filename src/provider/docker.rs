@@ -42,6 +42,11 @@ pub enum DockerSourceError {
     /// `file://host/dir`.
     #[error("{0:?} names a directory on another host; write file:///dir or /dir")]
     ForeignHost(String),
+    /// A path that image names cannot carry.
+    #[error(
+        "directory {0:?} has a colon or control character in its name; image names cannot tell where it ends"
+    )]
+    Unnameable(String),
     /// `hdfs://`, `s3://`, ...
     #[error("{scheme}:// is not supported; known are http://, https://, file:// and absolute paths")]
     Scheme {
@@ -61,11 +66,11 @@ impl FromStr for DockerSource {
             return Err(DockerSourceError::Empty);
         }
         if text.starts_with('/') {
-            return Ok(Self::Directory(text.into()));
+            return directory(text);
         }
         if let Some(path) = text.strip_prefix("file:") {
             return match path.strip_prefix("//").unwrap_or(path) {
-                path if path.starts_with('/') => Ok(Self::Directory(path.into())),
+                path if path.starts_with('/') => directory(path),
                 _ if path.starts_with("//") => Err(DockerSourceError::ForeignHost(quote(text))),
                 path => Err(DockerSourceError::Relative(quote(path))),
             };
@@ -77,6 +82,14 @@ impl FromStr for DockerSource {
             None => Ok(Self::Registry(text.parse()?)),
         }
     }
+}
+
+/// Records keep the directory as part of an image's name, so one directory must have one spelling.
+fn directory(path: &str) -> Result<DockerSource, DockerSourceError> {
+    if path.contains(|c: char| c == ':' || c.is_control()) {
+        return Err(DockerSourceError::Unnameable(quote(path)));
+    }
+    Ok(DockerSource::Directory(Path::new(path).components().collect()))
 }
 
 impl Default for DockerSource {
@@ -207,6 +220,7 @@ mod tests {
         assert_eq!(source("/images"), DockerSource::Directory("/images".into()));
         assert_eq!(source("file:///images"), DockerSource::Directory("/images".into()));
         assert_eq!(source("file:/images"), DockerSource::Directory("/images".into()));
+        assert_eq!(source("//images/./x/").to_owned(), source("/images/x"));
         let host = |text| source(text).registry().unwrap().host.clone();
         assert_eq!(host("https://registry-1.docker.io"), "docker.io");
         assert_eq!(host("http://127.0.0.1:5000"), "127.0.0.1:5000");
@@ -221,6 +235,8 @@ mod tests {
         assert!(matches!(error("./images"), E::Relative(_)));
         assert!(matches!(error("file:images"), E::Relative(_)));
         assert!(matches!(error("file://host/images"), E::ForeignHost(_)));
+        assert!(matches!(error("/images:1"), E::Unnameable(_)));
+        assert!(matches!(error("/images\n"), E::Unnameable(_)));
         assert!(matches!(error("hdfs://host/images"), E::Scheme { .. }));
         assert!(matches!(error("images"), E::Registry(_)));
         assert!(matches!(error("https://r.io/a/b"), E::Registry(_)));

@@ -79,7 +79,7 @@ async fn open(source: &LayerSource) -> Result<Blob, LocalError> {
     if end > length {
         return Err(LocalError::Replaced { path: path.clone(), length, end });
     }
-    Ok(Blob { reader: Box::new(Extract::new(file, offset, size)), size: Some(size) })
+    Ok(Blob { reader: Box::new(Extract::new(file, offset, size)), lease: Box::new(()), size: Some(size) })
 }
 
 /// A regular file, open, and its length.

@@ -81,6 +81,16 @@ impl From<io::Error> for Unset {
 /// (pkg/archive, `xattrsToIgnore`) and umoci leave them too.
 const FOREIGN: [&[u8]; 2] = [b"security.selinux", b"system.nfs4_acl"];
 
+/// What everything made in a directory inherits.
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
+/// The default ACL a directory is to have; empty = none.
+pub(super) fn default_acl(member: &Member) -> &[u8] {
+    // Of several the last one counts, as everywhere.
+    let acl = member.xattrs.iter().rfind(|(name, _)| name == DEFAULT_ACL);
+    acl.map_or(&[], |(_, acl)| acl)
+}
+
 impl Attributes {
     pub(super) fn new(in_user_namespace: bool) -> Self {
         Self {
@@ -113,6 +123,10 @@ impl Attributes {
                 self.not_set.foreign_xattrs += 1;
                 continue;
             }
+            // A directory's waits until all is made in it.
+            if &name[..] == DEFAULT_ACL {
+                continue;
+            }
             if name.is_empty() || name.contains(&0) {
                 return Err(Unset::Entry(EntryError::Malformed(
                     "the name of an xattr is empty or has a NUL in it",
@@ -129,6 +143,23 @@ impl Attributes {
             }
         }
         Ok(())
+    }
+
+    /// Sets the default ACL of a directory; what is made in it later inherits that.
+    pub(super) fn set_default_acl(&mut self, dir: BorrowedFd<'_>, acl: &[u8]) -> io::Result<()> {
+        self.forgive_xattr(beneath::set_xattr_fd(dir, DEFAULT_ACL, acl))
+    }
+
+    fn forgive_xattr(&mut self, set: io::Result<()>) -> io::Result<()> {
+        match set {
+            Err(error)
+                if self.in_user_namespace && is(&error, &[Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL]) =>
+            {
+                self.not_set.xattrs += 1;
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Whether this failure to make a device is one to be counted; counts it then.

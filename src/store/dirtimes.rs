@@ -1,4 +1,5 @@
-//! Times of directories, set when nothing is made in them any more.
+//! What directories get when nothing is made in them any more: their times, and their default ACLs, which everything
+//! made in them would inherit.
 //!
 //! What was noted is spilled to a file when it grows: a hostile layer of ten million directories must not be held in
 //! memory.
@@ -15,6 +16,10 @@ use crate::sys::beneath;
 /// Bytes noted in memory.
 const NOTES_BYTES_MAX: usize = 1 << 20;
 
+/// The time of a layer's root that the layer has no entry for: what it shows is nobody's word, and backends take the
+/// attributes of the root from a layer that has one. A nanosecond after the epoch, which no tool writes.
+pub const NOBODYS_ROOT: (i64, u32) = (0, 1);
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct DirTimes {
@@ -23,12 +28,21 @@ pub(super) struct DirTimes {
 }
 
 impl DirTimes {
-    /// Notes the time of a directory, by clean path. A later note for the same path wins.
-    pub(super) fn note(&mut self, path: &[u8], mtime: (i64, u32), spill_to: &Path) -> io::Result<()> {
+    /// Notes the time of a directory, by clean path, and the default ACL, empty for none. A later note for the same
+    /// path wins.
+    pub(super) fn note(
+        &mut self,
+        path: &[u8],
+        mtime: (i64, u32),
+        acl: &[u8],
+        spill_to: &Path,
+    ) -> io::Result<()> {
         self.notes.extend_from_slice(&(path.len() as u32).to_le_bytes());
         self.notes.extend_from_slice(path);
         self.notes.extend_from_slice(&mtime.0.to_le_bytes());
         self.notes.extend_from_slice(&mtime.1.to_le_bytes());
+        self.notes.extend_from_slice(&(acl.len() as u32).to_le_bytes());
+        self.notes.extend_from_slice(acl);
         if self.notes.len() < NOTES_BYTES_MAX {
             return Ok(());
         }
@@ -45,17 +59,22 @@ impl DirTimes {
         Ok(())
     }
 
-    /// Sets them all, below `root`. What is no directory any more is left as it is.
-    pub(super) fn apply(mut self, root: BorrowedFd<'_>) -> io::Result<()> {
+    /// Sets them all, below `root`, the ACLs by `set_acl`. What is no directory any more is left as it is.
+    pub(super) fn apply(mut self, root: BorrowedFd<'_>, mut set_acl: impl SetAcl) -> io::Result<()> {
         if let Some(mut file) = self.spilled.take() {
             file.seek(SeekFrom::Start(0))?;
-            apply_each(&mut io::BufReader::new(file), root)?;
+            apply_each(&mut io::BufReader::new(file), root, &mut set_acl)?;
         }
-        apply_each(&mut &self.notes[..], root)
+        apply_each(&mut &self.notes[..], root, &mut set_acl)
     }
 }
 
-fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>) -> io::Result<()> {
+/// Sets the default ACL of an open directory.
+pub(super) trait SetAcl: FnMut(BorrowedFd<'_>, &[u8]) -> io::Result<()> {}
+
+impl<F: FnMut(BorrowedFd<'_>, &[u8]) -> io::Result<()>> SetAcl for F {}
+
+fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, set_acl: &mut impl SetAcl) -> io::Result<()> {
     let (mut length, mut seconds, mut nanos) = ([0; 4], [0; 8], [0; 4]);
     loop {
         match notes.read_exact(&mut length) {
@@ -67,6 +86,9 @@ fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>) -> io::Result<()> {
         notes.read_exact(&mut path)?;
         notes.read_exact(&mut seconds)?;
         notes.read_exact(&mut nanos)?;
+        notes.read_exact(&mut length)?;
+        let mut acl = vec![0; u32::from_le_bytes(length) as usize];
+        notes.read_exact(&mut acl)?;
         let dir = match beneath::open_dir_in_root_for_reading(root, &path) {
             Ok(dir) => dir,
             Err(error) => match Errno::from_io_error(&error) {
@@ -74,6 +96,9 @@ fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>) -> io::Result<()> {
                 _ => return Err(error),
             },
         };
+        if !acl.is_empty() {
+            set_acl(dir.as_fd(), &acl)?;
+        }
         beneath::set_times_fd(dir.as_fd(), i64::from_le_bytes(seconds), u32::from_le_bytes(nanos))?;
     }
 }
@@ -93,12 +118,13 @@ mod tests {
         let mut times = DirTimes::default();
         let spill = dir.path().join("spill");
         for seconds in 0..60_000 {
-            times.note(b"a", (seconds, 7), &spill).unwrap();
-            times.note(b"gone", (1, 1), &spill).unwrap();
+            times.note(b"a", (seconds, 7), b"", &spill).unwrap();
+            times.note(b"gone", (1, 1), b"acl", &spill).unwrap();
         }
-        times.note(b"file", (1, 1), &spill).unwrap();
+        times.note(b"file", (1, 1), b"", &spill).unwrap();
         assert!(times.spilled.is_some());
-        times.apply(beneath::open_root(dir.path()).unwrap().as_fd()).unwrap();
+        let root = beneath::open_root(dir.path()).unwrap();
+        times.apply(root.as_fd(), |_: BorrowedFd<'_>, _: &[u8]| panic!("no ACL")).unwrap();
         let a = std::fs::metadata(dir.path().join("a")).unwrap();
         assert_eq!((a.mtime(), a.mtime_nsec()), (59_999, 7));
         assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().mtime(), before);

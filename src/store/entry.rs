@@ -8,17 +8,17 @@
 //! say, and it opens nothing. Images with a docker store in them have some.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use rustix::fs::FileType;
-use rustix::io::Errno;
 
-use super::attributes::{Attributes, Inherited, Made, NotSet, Unset};
-use super::dirtimes::DirTimes;
+use super::attributes::{Attributes, Inherited, Made, NotSet, default_acl};
+use super::dirtimes::{DirTimes, NOBODYS_ROOT};
+use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
 use super::tar::{Kind, Member, Reader, Source};
 use super::tree::{Dir, Lost, Tree, clean, components, is_whiteout, split};
@@ -50,56 +50,6 @@ pub(super) struct Applier {
     whiteouts: bool,
 }
 
-/// Why one entry was not applied; its path comes with [`Applier::apply`].
-enum Failed {
-    Entry(EntryError),
-    Io(io::Error),
-    Flaw(Flaw),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        match Errno::from_io_error(&error) {
-            // What the entry asks for cannot be, on this filesystem or any; the rest is the disk's fault.
-            Some(Errno::NAMETOOLONG | Errno::LOOP | Errno::MLINK | Errno::FBIG) => {
-                Self::Entry(EntryError::Refused(error))
-            }
-            _ => Self::Io(error),
-        }
-    }
-}
-
-impl From<EntryError> for Failed {
-    fn from(error: EntryError) -> Self {
-        Self::Entry(error)
-    }
-}
-
-impl From<Flaw> for Failed {
-    fn from(flaw: Flaw) -> Self {
-        Self::Flaw(flaw)
-    }
-}
-
-impl From<Lost> for Failed {
-    fn from(lost: Lost) -> Self {
-        match lost {
-            Lost::Entry(error) => Self::Entry(error),
-            Lost::Io(error) => error.into(),
-            Lost::Missing => Self::Io(io::ErrorKind::NotFound.into()),
-        }
-    }
-}
-
-impl From<Unset> for Failed {
-    fn from(unset: Unset) -> Self {
-        match unset {
-            Unset::Entry(error) => Self::Entry(error),
-            Unset::Io(error) => error.into(),
-        }
-    }
-}
-
 impl Applier {
     /// Applies to the directory at `at`, whose owner and mode are root's and 0755 until an entry says otherwise.
     /// `spill` is a name for a file that may be made meanwhile.
@@ -112,7 +62,9 @@ impl Applier {
         let root = beneath::open_root(&at)?;
         let attributes = Attributes::new(in_user_namespace);
         let tree = Tree::new(root, namespace);
-        let (times, applied) = (DirTimes::default(), Applied::default());
+        let (mut times, applied) = (DirTimes::default(), Applied::default());
+        // Until an entry of the root says otherwise: a later note wins.
+        times.note(b"", NOBODYS_ROOT, b"", &spill)?;
         Ok(Self { tree, namespace, attributes, times, at, spill, applied, whiteouts: false })
     }
 
@@ -129,7 +81,10 @@ impl Applier {
     /// Sets what had to wait for the last entry.
     pub(super) fn finish(mut self) -> Result<Applied, Flaw> {
         let written = |source| Flaw::Write { path: self.at.clone(), source };
-        self.times.apply(self.tree.root()).map_err(written)?;
+        let attributes = &mut self.attributes;
+        self.times
+            .apply(self.tree.root(), |dir: BorrowedFd<'_>, acl: &[u8]| attributes.set_default_acl(dir, acl))
+            .map_err(written)?;
         self.applied.implied_dirs = self.tree.implied;
         self.applied.not_set = self.attributes.not_set;
         Ok(self.applied)
@@ -191,7 +146,7 @@ impl Applier {
         }
         let made = Made::Named(self.tree.root(), b".");
         self.attributes.set(made, member, Inherited { ours: false })?;
-        self.times.note(b".", member.mtime, &self.spill)?;
+        self.times.note(b".", member.mtime, default_acl(member), &self.spill)?;
         Ok(())
     }
 
@@ -300,7 +255,7 @@ impl Applier {
             // It may be open, and known with another setgid bit than it has now.
             self.tree.forget();
         }
-        self.times.note(path, member.mtime, &self.spill)?;
+        self.times.note(path, member.mtime, default_acl(member), &self.spill)?;
         Ok(())
     }
 

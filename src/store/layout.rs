@@ -3,7 +3,7 @@
 //! ```text
 //! <store>/                          mode 0700: layers hold setuid files of strangers
 //!   format                          JSON: version, and in which xattr namespace opaque marks are
-//!   lock                            flock: shared to pin, exclusive to prune, both for moments
+//!   lock                            flock: shared to pin or record, exclusive to prune, for moments
 //!   layers/<alg>/<hex>/             one committed layer, named by its diff ID; appears by rename, whole
 //!     layer.json                    what it is: form, bytes, entries, blob digest, what could not be set
 //!     tree/                         form "tree": the unpacked layer in overlayfs form
@@ -105,7 +105,11 @@ impl Layout {
             LayerKey::Diff(diff) => ("diff", &diff.0),
             LayerKey::Blob(blob) => ("blob", blob),
         };
-        self.root.join("locks").join(format!("{kind}-{}-{}", digest.algorithm(), digest.hex()))
+        self.locks().join(format!("{kind}-{}-{}", digest.algorithm(), digest.hex()))
+    }
+
+    pub(super) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
     }
 
     pub(super) fn pins(&self) -> PathBuf {

@@ -1,12 +1,12 @@
 //! Layers and image records on disk: the port [`Store`], as files.
 //!
-//! A layer comes in as a blob, is verified and unpacked on the way ([`unpack`]), and is from then on known by its diff
+//! A layer comes in as a blob, is verified and unpacked on the way (`unpack`), and is from then on known by its diff
 //! ID and shown as a directory. Everything is shared by all processes on one store: what they must not do at once is
-//! held by flock(2), so that a killed process holds nothing, and what others see appears by rename. [`layout`] draws
+//! held by flock(2), so that a killed process holds nothing, and what others see appears by rename. `layout` draws
 //! the tree.
 //!
 //! Nothing here knows registries, containers or mounts, and nothing is trusted that comes from an image: names,
-//! numbers and sizes are checked where they are read ([`tar`]), paths resolve beneath a descriptor ([`tree`]).
+//! numbers and sizes are checked where they are read (`tar`), paths resolve beneath a descriptor (`tree`).
 
 mod attributes;
 mod blob;
@@ -15,6 +15,7 @@ mod commit;
 mod decompress;
 mod dirtimes;
 mod entry;
+mod failed;
 mod flaw;
 mod form;
 mod format;
@@ -43,6 +44,7 @@ use keelblock_actors::ports::{Claim, ImageRecord, Keep, LayerDir, Pruned, Store,
 use slog::Logger;
 
 pub use self::attributes::NotSet;
+pub use self::dirtimes::NOBODYS_ROOT;
 pub use self::flaw::EntryError;
 pub use self::form::{Form, LayerRecord};
 pub use self::privileges::Privileges;
@@ -52,7 +54,7 @@ use self::layout::Layout;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
 use crate::limits::Limits;
-use crate::sys::lock::NamedLock;
+use crate::sys::lock::{LockKind, NamedLock};
 
 /// The store in a directory.
 #[derive(Clone)]
@@ -172,6 +174,8 @@ impl Store for DiskStore {
 
     fn record_image(&self, record: &ImageRecord) -> Result<(), StoreError> {
         self.inner.format()?;
+        // Else a prune that has read an earlier record of this name could remove this one in its place.
+        let _store = pin::lock_store(&self.inner.layout, LockKind::Shared)?;
         images::write(&self.inner.layout, record)
     }
 

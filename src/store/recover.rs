@@ -1,7 +1,8 @@
-//! What dead processes left: staging that is nobody's, and layers on their way out.
+//! What dead processes left: staging that is nobody's, claims, and layers on their way out. Their pins are left to
+//! prune, which reads them under the store lock.
 //!
 //! Whatever is locked has a live owner and is left alone. Everything else is moved to `gc/` first, so that it goes on
-//! being garbage if we die as well. With nothing to do this is two listings.
+//! being garbage if we die as well. With nothing to do this is three listings.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use slog::{Logger, info};
 
 use super::images::names;
 use super::layout::{Layout, fresh_name};
-use crate::sys::lock::{self, LockKind};
+use crate::sys::lock::{self, LockKind, NamedLock};
 
 /// Removes it all.
 pub(super) fn recover(layout: &Layout, log: &Logger) -> Result<(), StoreError> {
@@ -23,6 +24,12 @@ pub(super) fn recover(layout: &Layout, log: &Logger) -> Result<(), StoreError> {
         if let Some(_locked) = lock::try_lock_existing(&path, LockKind::Exclusive).map_err(failed)? {
             discard(layout, &path)?;
         }
+    }
+    for name in names(&layout.locks())? {
+        // Taking the lock and giving it back removes the file. Another that wants it in this moment is told that
+        // somebody has it, and asks again.
+        let path = layout.locks().join(name);
+        drop(NamedLock::try_acquire(&path).map_err(|source| StoreError::Io { act: "lock", path, source })?);
     }
     for name in names(&layout.gc())? {
         removed += u64::from(collect(&layout.gc().join(name))?);

@@ -63,7 +63,7 @@ pub(crate) fn block_all_signals() {
             libc::SIG_SETMASK,
             &raw const all,
             std::ptr::null_mut::<u64>(),
-            8,
+            8usize,
         )
     };
 }

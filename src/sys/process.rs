@@ -64,6 +64,36 @@ pub(crate) fn join_namespaces(process: impl std::os::fd::AsFd, namespaces: i32) 
     }
 }
 
+/// Forks a process that runs `act` and exits with its answer. To be called while there is one thread: then the
+/// child may do what any program may.
+pub(crate) fn fork_then(act: impl FnOnce() -> i32) -> io::Result<i32> {
+    // SAFETY: the caller's process has one thread, so no lock is held by another at this moment.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = act();
+            // SAFETY: ends this process without running exit handlers of the parent's.
+            unsafe { libc::_exit(code) }
+        }
+        pid => Ok(pid),
+    }
+}
+
+/// Waits for a child; its wait status.
+pub(crate) fn wait_for_child(pid: i32) -> io::Result<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: writes one int.
+        if unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid {
+            return Ok(status);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

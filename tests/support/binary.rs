@@ -249,9 +249,8 @@ impl Room {
         let mut dirs = vec![self.work_dir()];
         while let Some(dir) = dirs.pop() {
             let Ok(entries) = fs::read_dir(&dir) else { continue };
-            let is_staging = dir
-                .file_name()
-                .is_some_and(|name| ["staging", "gc", "pins"].iter().any(|known| name == *known));
+            let is_staging =
+                dir.file_name().is_some_and(|name| ["staging", "gc"].iter().any(|known| name == *known));
             for entry in entries.flatten() {
                 if is_staging {
                     found.push(entry.path());

@@ -79,6 +79,14 @@ impl Layer {
         self.owned_file(path, bytes, mode, (0, 0))
     }
 
+    /// A file without entries for its parents, as some tools write layers: those of the layers below stay as they are.
+    pub(crate) fn orphan(mut self, path: &str, bytes: impl AsRef<[u8]>) -> Self {
+        let mut header = self.header(EntryType::Regular, 0o644);
+        header.set_size(bytes.as_ref().len() as u64);
+        self.tar.append_data(&mut header, path, bytes.as_ref()).expect("memory holds it");
+        self
+    }
+
     /// A file of another owner.
     pub(crate) fn owned_file(
         mut self,
@@ -296,20 +304,4 @@ pub(crate) fn twelve_layers() -> Image {
         let text = format!("layer {layer}\n").repeat(100_000);
         image.layer(Layer::new().file(&format!("data/{layer}"), text, 0o644))
     })
-}
-
-/// Digests of the layers of the one image in an OCI layout, as they lie there.
-pub(crate) fn layers_of(layout: &Path) -> Vec<String> {
-    let read = |path: &str| -> Value {
-        serde_json::from_slice(&fs::read(layout.join(path)).expect("we wrote it")).expect("we wrote it")
-    };
-    let text = |value: &Value| value.as_str().expect("a digest is text").to_owned();
-    let digest = text(&read("index.json")["manifests"][0]["digest"]).replace(':', "/");
-    let manifest = read(&format!("blobs/{digest}"));
-    manifest["layers"]
-        .as_array()
-        .expect("layers are a list")
-        .iter()
-        .map(|layer| text(&layer["digest"]))
-        .collect()
 }

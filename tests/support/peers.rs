@@ -20,6 +20,8 @@ pub(crate) struct Registry {
     child: Child,
     address: SocketAddr,
     log: PathBuf,
+    /// Not in the room of a test: what is the registry's is not what keelblock left.
+    _dir: tempfile::TempDir,
 }
 
 /// One request that a registry answered.
@@ -31,10 +33,11 @@ pub(crate) struct Request {
 }
 
 impl Registry {
-    /// Starts one with its files in `dir`, and waits until it answers.
-    pub(crate) fn start(dir: &Path) -> Self {
+    /// Starts one, and waits until it answers.
+    pub(crate) fn start() -> Self {
         let program = find_program("docker-registry").expect("the caller looked for it");
-        fs::create_dir_all(dir).expect("the room can be written");
+        let own = tempfile::Builder::new().prefix("registry-").tempdir().expect("there is room for it");
+        let dir = own.path();
         let log = dir.join("log");
         // Another process may take the free port between our look and the registry's bind: then once more.
         for _ in 0..10 {
@@ -60,7 +63,7 @@ impl Registry {
             let deadline = Instant::now() + Duration::from_secs(30);
             while Instant::now() < deadline && child.try_wait().is_ok_and(|status| status.is_none()) {
                 if answers(address) {
-                    return Self { child, address, log };
+                    return Self { child, address, log, _dir: own };
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -93,6 +96,20 @@ impl Registry {
         inspected.trim().to_owned()
     }
 
+    /// Digests of the layers of an image as it has them: skopeo compresses what came uncompressed.
+    pub(crate) fn layers(&self, name: &str) -> Vec<String> {
+        let layers = self.manifest(name)["layers"].take();
+        let layers = layers.as_array().expect("a manifest has layers");
+        layers.iter().map(|layer| layer["digest"].as_str().expect("a digest is text").to_owned()).collect()
+    }
+
+    /// The manifest of an image on it.
+    pub(crate) fn manifest(&self, name: &str) -> Value {
+        let target = format!("docker://{}", self.image(name));
+        let args = ["--insecure-policy", "inspect", "--raw", "--tls-verify=false", &target];
+        serde_json::from_str(&run_program("skopeo", args)).expect("a manifest is JSON")
+    }
+
     /// Every request it has answered, from its log.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let text = fs::read_to_string(&self.log).expect("we made it");
@@ -116,13 +133,13 @@ impl Registry {
             .collect()
     }
 
-    /// Panics unless each of these layers was fetched exactly once since then.
+    /// Panics unless each layer of this image was fetched exactly once since then.
     #[track_caller]
-    pub(crate) fn expect_each_fetched_once(&self, since: usize, layers: &[String]) {
-        let fetched = self.blobs_fetched(since);
+    pub(crate) fn expect_each_fetched_once(&self, since: usize, name: &str) {
+        let (fetched, layers) = (self.blobs_fetched(since), self.layers(name));
         assert!(!layers.is_empty());
         for layer in layers {
-            let count = fetched.iter().filter(|blob| *blob == layer).count();
+            let count = fetched.iter().filter(|blob| **blob == layer).count();
             assert_eq!(count, 1, "requests for layer {layer}; all blob requests: {fetched:#?}");
         }
     }

@@ -16,8 +16,8 @@ use keelblock_actors::stop::Stop;
 #[derive(Clone, Default)]
 pub(crate) struct Tarball(pub(crate) Vec<u8>);
 
-/// One header, ustar unless `raw` says otherwise, root's, mode 0644, time 1_000_000.
-#[derive(Clone)]
+/// One header, ustar unless `raw` says otherwise, owned by this process, mode 0644, time 1_000_000.
+#[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) name: Vec<u8>,
     pub(crate) kind: u8,
@@ -39,8 +39,8 @@ pub(crate) fn entry(kind: u8, name: impl AsRef<[u8]>) -> Entry {
         kind,
         link: vec![],
         mode: if kind == b'5' { 0o755 } else { 0o644 },
-        uid: 0,
-        gid: 0,
+        uid: rustix::process::geteuid().as_raw().into(),
+        gid: rustix::process::getegid().as_raw().into(),
         size: None,
         mtime: 1_000_000,
         device: (0, 0),

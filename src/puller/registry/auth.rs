@@ -2,15 +2,12 @@
 //!
 //! A grant (the `Authorization` of one repository at one server) is shown to that server alone. Credentials are chosen by the
 //! registry that was asked for, never by where its challenge points, and never travel over plain http to a registry that is
-//! spoken to over TLS. Secrets have no `Display`, and errors name credentials by where they come from.
+//! spoken to over TLS. Errors name credentials by where they come from.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use keelblock_actors::error::{Cause, quote};
@@ -18,9 +15,11 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::challenge::{self, Challenge};
+use super::credentials::{Credentials, Login, named};
 use super::endpoint::{Endpoint, Scheme};
 use super::error::Said;
-use super::http::{Answer, Get, Http, HttpError};
+use super::failure::HttpError;
+use super::http::{Answer, Get, Http};
 use super::location;
 use crate::limits::Limits;
 
@@ -30,96 +29,6 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const MARGIN: Duration = Duration::from_secs(5);
 /// Grants kept before expired ones are looked for.
 const GRANTS_BEFORE_SWEEP: usize = 1024;
-
-/// A text that must not be printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides it.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
-/// A user name and password, and where they come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// User name.
-    pub user: String,
-    /// Password or access token.
-    pub password: Secret,
-    /// For messages: `--docker_auth`, the name of a file.
-    pub source: String,
-}
-
-/// A text is no `USER:PASSWORD`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ParseLoginError {
-    /// No colon: what was given might be a password, so it is not repeated.
-    #[error("it must be USER:PASSWORD")]
-    NoColon,
-    /// Nothing before the colon.
-    #[error("it has no user name before the colon")]
-    NoUser,
-}
-
-impl FromStr for Login {
-    type Err = ParseLoginError;
-
-    /// Reads `USER:PASSWORD`; the password is what follows the first colon.
-    fn from_str(text: &str) -> Result<Self, ParseLoginError> {
-        let (user, password) = text.split_once(':').ok_or(ParseLoginError::NoColon)?;
-        if user.is_empty() {
-            return Err(ParseLoginError::NoUser);
-        }
-        let password = Secret(password.to_owned());
-        Ok(Self { user: user.to_owned(), password, source: "--docker_auth".to_owned() })
-    }
-}
-
-/// Who to be at a registry. Credential files and helpers implement this too.
-pub trait Credentials: Send + Sync {
-    /// The login for a registry (`docker.io`, `host[:port]`); `None` to be nobody there.
-    ///
-    /// # Errors
-    /// When it cannot be told, because a file or helper fails: then nothing is asked at all.
-    fn login(&self, registry: &str) -> BoxFuture<'static, Result<Option<Login>, Cause>>;
-}
-
-/// Nobody, everywhere.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoCredentials;
-
-impl Credentials for NoCredentials {
-    fn login(&self, _: &str) -> BoxFuture<'static, Result<Option<Login>, Cause>> {
-        Box::pin(async { Ok(None) })
-    }
-}
-
-/// One login, of `--docker_auth`.
-#[derive(Clone, Debug)]
-pub struct LoginFor {
-    /// The login.
-    pub login: Login,
-    /// For these registries only; `None`: for any that an image name names. The latter is for commands, whose images their
-    /// user chooses; a program that takes names from others must not hand its password to every registry they think of.
-    pub registries: Option<Vec<String>>,
-}
-
-impl Credentials for LoginFor {
-    fn login(&self, registry: &str) -> BoxFuture<'static, Result<Option<Login>, Cause>> {
-        let here = self.registries.as_ref().is_none_or(|known| known.iter().any(|known| known == registry));
-        let login = here.then(|| self.login.clone());
-        Box::pin(async { Ok(login) })
-    }
-}
 
 /// Why there is nothing to show to a registry.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +92,7 @@ pub(super) struct Grant {
 
 impl Grant {
     fn nothing() -> Self {
-        Self { header: None, credentials: "without credentials".to_owned(), until: None, generation: 0 }
+        Self { header: None, credentials: named(None), until: None, generation: 0 }
     }
 
     /// The `Authorization` header, if there is one to show.
@@ -354,34 +263,9 @@ fn token_address(endpoint: &Endpoint, challenge: &Challenge) -> Result<Uri, Auth
     Ok(address)
 }
 
-/// As whom, for messages.
-fn named(login: Option<&Login>) -> String {
-    match login {
-        Some(login) => format!("as {:?} of {}", quote(&login.user), login.source),
-        None => Grant::nothing().credentials,
-    }
-}
-
+/// A header cannot fail to be made of base64.
 fn basic(login: &Login) -> Result<HeaderValue, AuthError> {
-    let text = format!("Basic {}", base64(format!("{}:{}", login.user, login.password.0).as_bytes()));
-    let mut header = HeaderValue::from_str(&text).map_err(|_| AuthError::NoLogin)?;
-    header.set_sensitive(true);
-    Ok(header)
-}
-
-/// RFC 4648 section 4, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or_default());
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let value = (bits >> (18 - 6 * digit)) & 63;
-            text.push(if digit <= group.len() { char::from(DIGITS[value as usize]) } else { '=' });
-        }
-    }
-    text
+    login.basic().map_err(|_| AuthError::NoLogin)
 }
 
 /// Percent-encoding of a value in a query (RFC 3986 section 2.3); what token servers see often stays readable.
@@ -438,7 +322,7 @@ mod tests {
     #[test]
     fn realms_that_are_no_token_server_are_refused() {
         for (realm, why) in [
-            ("", "neither http nor https"),
+            ("", "no address"),
             ("/token", "neither http nor https"),
             ("ftp://auth.io/t", "neither http nor https"),
             ("https://u:secret@auth.io/t", "user name"),
@@ -449,15 +333,6 @@ mod tests {
             assert!(error.contains(why), "{realm}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
-    }
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (text, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
-        {
-            assert_eq!(base64(text.as_bytes()), coded);
-        }
-        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
     }
 
     #[test]
@@ -476,15 +351,5 @@ mod tests {
         }
         // Added to the clock only after the cap of token_lifetime_max.
         assert_eq!(lifetime(r#"{"expires_in":18446744073709551615}"#), u64::MAX);
-    }
-
-    #[test]
-    fn logins_are_read_and_never_printed() {
-        let login: Login = "user:pass:word".parse().unwrap();
-        assert_eq!((login.user.as_str(), login.password.0.as_str()), ("user", "pass:word"));
-        assert!(!format!("{login:?}").contains("pass"));
-        assert_eq!("secret".parse::<Login>(), Err(ParseLoginError::NoColon));
-        assert_eq!(":secret".parse::<Login>(), Err(ParseLoginError::NoUser));
-        assert!(!format!("{:?}", basic(&login).unwrap()).contains("Basic"));
     }
 }

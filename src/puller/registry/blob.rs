@@ -9,11 +9,13 @@ use bytes::{Buf, Bytes};
 use keelblock_actors::ports::Blob;
 use tokio::sync::mpsc;
 
+use super::body::Body;
 use super::error::{Asked, RegistryError};
-use super::http::{Body, HttpError};
+use super::failure::HttpError;
 
-/// Pieces on the way of one blob: with reads of at most 64 KiB, 2 MiB.
-const PIECES: usize = 32;
+/// Pieces on the way of one blob: with reads of at most 128 KiB, 2 MiB. Measured on loopback: as fast as fewer and larger ones,
+/// and a third faster than twice as many of half the size.
+const PIECES: usize = 16;
 
 enum Piece {
     Bytes(Bytes),
@@ -25,8 +27,18 @@ enum Piece {
 /// block. `size` is what is known of its length.
 pub(super) fn stream(asked: Asked, body: Body, size: Option<u64>) -> Blob {
     let (sender, pieces) = mpsc::channel(PIECES);
-    tokio::spawn(pump(asked, body, sender));
-    Blob { reader: Box::new(BlobReader { pieces, current: Bytes::new(), ended: false }), size }
+    let pump = tokio::spawn(pump(asked, body, sender));
+    let reader = Box::new(BlobReader { pieces, current: Bytes::new(), ended: false });
+    Blob { reader, lease: Box::new(Lease(pump.abort_handle())), size }
+}
+
+/// Ends the request when dropped: a reader that waits for the next piece on another thread is told that none will come.
+struct Lease(tokio::task::AbortHandle);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 async fn pump(asked: Asked, mut body: Body, sender: mpsc::Sender<Piece>) {

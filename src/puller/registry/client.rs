@@ -13,14 +13,14 @@ use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{ImageIdentity, ImagePlan, LayerSource};
 use keelblock_actors::image::reference::Reference;
 use keelblock_actors::ports::Blob;
-use slog::{Logger, debug};
+use slog::Logger;
 use tokio::runtime::Handle;
 
-use super::auth::{Authorizer, Grant};
+use super::auth::Authorizer;
 use super::blob;
-use super::endpoint::{Endpoint, Scheme};
-use super::error::{Asked, RegistryError, Said};
-use super::http::{Answer, Get, Http, HttpError};
+use super::endpoint::Endpoint;
+use super::error::{Asked, RegistryError};
+use super::http::{Answer, Http};
 use super::{RegistrySettings, Task};
 use crate::provider::manifest::{self, Descriptor, Parsed};
 
@@ -38,13 +38,14 @@ pub struct RegistryClient {
     state: Arc<State>,
 }
 
-struct State {
-    settings: RegistrySettings,
-    log: Logger,
-    http: Http,
-    authorizer: Authorizer,
+/// What the clones of a client share.
+pub(super) struct State {
+    pub(super) settings: RegistrySettings,
+    pub(super) log: Logger,
+    pub(super) http: Http,
+    pub(super) authorizer: Authorizer,
     /// Servers on loopback, or insecure ones, that turned out to speak TLS.
-    over_tls: Mutex<HashSet<String>>,
+    pub(super) over_tls: Mutex<HashSet<String>>,
 }
 
 /// A manifest or index, verified.
@@ -55,7 +56,8 @@ struct Document {
 }
 
 impl RegistryClient {
-    /// A client that works on the runtime of this handle, which must have its timers and sockets enabled.
+    /// A client that works on the runtime of this handle, which must have timers and sockets enabled and threads of its own: readers
+    /// of blobs block until it brings them bytes.
     pub fn new(settings: RegistrySettings, handle: Handle, log: Logger) -> Self {
         let http = Http::new(&settings.limits, settings.ca_file.clone());
         let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
@@ -91,9 +93,13 @@ impl RegistryClient {
         let task = Task::spawn(&self.handle, async move { state.resolve(name, &reference, &endpoint).await });
         async move {
             let place = format!("registry {}", asked.registry);
-            let lost = |why: tokio::task::JoinError| Err(RegistryError::Lost { asked, why: why.to_string() });
+            let wanted = asked.clone();
+            let lost = |why: tokio::task::JoinError| {
+                Err(RegistryError::Lost { asked, why: quote(&why.to_string()) })
+            };
             task.await.unwrap_or_else(lost).map_err(|error| match error {
-                RegistryError::NotFound { .. } => {
+                // An image whose config or platform manifest is missing is there, and broken.
+                RegistryError::NotFound { ref asked, .. } if *asked == wanted => {
                     ResolveError::NotFound { image, place, source: Some(error.into()) }
                 }
                 error => ResolveError::Failed { image, source: error.into() },
@@ -129,7 +135,7 @@ impl RegistryClient {
         });
         async move {
             let lost = |why: tokio::task::JoinError| {
-                Err(RegistryError::Lost { asked: context, why: why.to_string() })
+                Err(RegistryError::Lost { asked: context, why: quote(&why.to_string()) })
             };
             task.await.unwrap_or_else(lost)
         }
@@ -269,99 +275,6 @@ impl State {
         let whole = answer.body.whole(limit, Some(flag)).await;
         whole.map_err(|source| RegistryError::Http { asked: asked.clone(), source })
     }
-
-    /// The 200 answer to a GET of something of the repository.
-    async fn get(
-        &self,
-        asked: &Asked,
-        endpoint: &Endpoint,
-        what: &str,
-        accept: Option<HeaderValue>,
-    ) -> Result<Answer, RegistryError> {
-        let first = self.get_authorized(asked, endpoint, what, accept.clone()).await;
-        let wants_tls = endpoint.scheme == Scheme::Http && first.as_ref().is_err_and(wants_tls);
-        if !(wants_tls && endpoint.may_upgrade) {
-            return first;
-        }
-        let second = self.get_authorized(asked, &endpoint.upgraded(), what, accept).await;
-        // Only a server that cannot do TLS either is better explained by its first answer.
-        if let Err(RegistryError::Http { source: HttpError::NotTls { .. }, .. }) = second {
-            return first;
-        }
-        self.over_tls.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.server.clone());
-        second
-    }
-
-    async fn get_authorized(
-        &self,
-        asked: &Asked,
-        endpoint: &Endpoint,
-        what: &str,
-        accept: Option<HeaderValue>,
-    ) -> Result<Answer, RegistryError> {
-        let address =
-            endpoint.address(what).ok_or_else(|| RegistryError::Address { asked: asked.clone() })?;
-        let mut grant = self.authorizer.known(endpoint).await;
-        let mut renewed = false;
-        loop {
-            debug!(self.log, "asking registry"; "registry" => &endpoint.server, "what" => %asked);
-            let get = Get { address: address.clone(), accept: accept.clone(), authorization: grant.header() };
-            let answer = self.http.get(get).await;
-            let answer = answer.map_err(|source| RegistryError::Http { asked: asked.clone(), source })?;
-            match answer.status.as_u16() {
-                200 => return Ok(answer),
-                // A challenge from where a redirect led is not this registry's to make.
-                401 if !renewed && !answer.redirected => {
-                    let fresh = self.authorizer.renewed(&self.http, endpoint, &grant, &answer).await;
-                    grant = fresh.map_err(|source| RegistryError::Auth { asked: asked.clone(), source })?;
-                    renewed = true;
-                    answer.body.drain().await;
-                }
-                _ => return Err(self.refusal(asked, endpoint, answer, &grant).await),
-            }
-        }
-    }
-
-    async fn refusal(
-        &self,
-        asked: &Asked,
-        endpoint: &Endpoint,
-        answer: Answer,
-        grant: &Grant,
-    ) -> RegistryError {
-        let status = answer.status.as_u16();
-        let content_type = answer.header(header::CONTENT_TYPE).map(str::to_owned);
-        let body = answer.body.beginning(self.settings.limits.answer_bytes_max).await;
-        let said = Said::in_body(&body, content_type.as_deref());
-        let (asked, credentials) = (asked.clone(), grant.credentials.clone());
-        match status {
-            401 | 403 => RegistryError::Denied { asked, status, said, credentials },
-            404 => RegistryError::NotFound { asked, said },
-            429 => RegistryError::TooMany { asked, said, credentials },
-            // What Go, nginx and Apache httpd say to plain http on a TLS port.
-            400 if endpoint.scheme == Scheme::Http && mentions_https(&body) => {
-                let hint = WANTS_TLS;
-                RegistryError::Status { asked, status, said, hint }
-            }
-            _ => RegistryError::Status { asked, status, said, hint: "" },
-        }
-    }
-}
-
-const WANTS_TLS: &str = "; it wants TLS: name it as https://... in --docker_registry";
-
-fn wants_tls(error: &RegistryError) -> bool {
-    match error {
-        RegistryError::Status { hint, .. } => *hint == WANTS_TLS,
-        // Others answer with the bytes of a TLS alert.
-        RegistryError::Http { source: HttpError::NotHttp { .. }, .. } => true,
-        _ => false,
-    }
-}
-
-fn mentions_https(body: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
-    text.contains("https") || text.contains("ssl-enabled")
 }
 
 fn asked(endpoint: &Endpoint, what: &'static str, name: String) -> Asked {

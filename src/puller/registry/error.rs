@@ -7,7 +7,7 @@ use keelblock_actors::image::digest::Digest;
 use serde::Deserialize;
 
 use super::auth::AuthError;
-use super::http::HttpError;
+use super::failure::HttpError;
 use crate::provider::manifest::ManifestError;
 
 /// What was asked of which registry.

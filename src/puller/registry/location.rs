@@ -1,8 +1,10 @@
 //! Where a redirect leads: `Location` resolved against the address that sent it (RFC 9110 section 10.2.2, RFC 3986 section 5).
 //!
-//! Pure. Whether to go there is decided by [`super::http`].
+//! Pure. Whether to go there is decided by `http`.
 
 use hyper::Uri;
+
+const OTHER_SCHEME: &str = "it is neither http nor https";
 
 /// The address a `Location` means; the reason when it means none. Fragments are dropped, `.` and `..` are left to the server,
 /// as nothing here depends on the path.
@@ -15,7 +17,13 @@ pub(super) fn resolve(base: &Uri, location: &str) -> Result<Uri, &'static str> {
     let absolute = match location {
         "" => return Err("it is empty"),
         // A scheme ends at the first colon, and has no slash, question mark or digit in front.
-        text if has_scheme(text) => text.to_owned(),
+        text if has_scheme(text) => {
+            let scheme = text.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            if scheme != "http" && scheme != "https" {
+                return Err(OTHER_SCHEME);
+            }
+            text.to_owned()
+        }
         text if text.starts_with("//") => format!("{scheme}:{text}"),
         text if text.starts_with('/') => format!("{scheme}://{authority}{text}"),
         text if text.starts_with('?') => format!("{scheme}://{authority}{here}{text}"),
@@ -32,7 +40,7 @@ pub(super) fn resolve(base: &Uri, location: &str) -> Result<Uri, &'static str> {
 pub(super) fn checked(address: Uri) -> Result<Uri, &'static str> {
     match address.scheme_str() {
         Some("http" | "https") => {}
-        _ => return Err("it is neither http nor https"),
+        _ => return Err(OTHER_SCHEME),
     }
     match address.authority() {
         Some(authority) if authority.as_str().contains('@') => Err("it has a user name in it"),
@@ -90,7 +98,7 @@ mod tests {
             "https:///x",
             "http://h\\x/",
             "/with space",
-            "\u{fc}",
+            "/bell\u{7}",
             "data:,x",
         ] {
             let target = target(location);

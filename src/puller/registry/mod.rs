@@ -7,11 +7,13 @@
 //! All network work happens on the runtime whose handle is passed in; the futures given out only wait for it, so they
 //! can be awaited on any thread, and dropping one ends the request.
 //!
-//! - [`endpoint`]: which server a reference means, and whether it is spoken to over TLS;
-//! - [`http`]: one GET with time limits and redirects; [`location`]: where a redirect leads; [`tls`]: whom to trust;
-//! - [`challenge`] and [`auth`]: what a 401 asks for, and the tokens that answer it;
-//! - [`client`]: manifests, indexes and configs, verified;
-//! - [`blob`]: a body on its way to a thread that reads it.
+//! - `endpoint`: which server a reference means, and whether it is spoken to over TLS;
+//! - `http`: one GET with redirects; `body`: what comes, under limits; `location`: where a redirect leads; `tls`: whom to
+//!   trust; `failure`: why nothing came;
+//! - `challenge`, `credentials` and `auth`: what a 401 asks for, who we are, and the tokens that answer it;
+//! - `ask`: one question, with all of these;
+//! - `client`: manifests, indexes and configs, verified;
+//! - `blob`: a body on its way to a thread that reads it.
 //!
 //! HTTP/1.1 only, on purpose. Blobs that wait for a slot to be unpacked would hold the flow-control window that all
 //! streams of one HTTP/2 connection share, and starve the very blob whose unpacking they wait for.
@@ -19,12 +21,16 @@
 //! Not here yet: retries and resumption, mirrors, credential files and helpers (a [`Credentials`] each), schema 1
 //! (refused as [`ManifestError::Schema1`](crate::provider::manifest::ManifestError::Schema1)).
 
+mod ask;
 mod auth;
 mod blob;
+mod body;
 mod challenge;
 mod client;
+mod credentials;
 mod endpoint;
 mod error;
+mod failure;
 mod http;
 mod location;
 mod task;
@@ -38,11 +44,12 @@ use keelblock_actors::error::FetchError;
 use keelblock_actors::image::plan::{LayerSource, LayerSpec, SourceKind};
 use keelblock_actors::ports::{Blob, Puller};
 
-pub use auth::{AuthError, Credentials, Login, LoginFor, NoCredentials, ParseLoginError, Secret};
+pub use auth::AuthError;
 pub use client::RegistryClient;
+pub use credentials::{Credentials, Login, LoginFor, NoCredentials, ParseLoginError, Secret};
 pub use endpoint::{Endpoint, EndpointError, InsecureRegistries, RegistryUrl, Scheme};
 pub use error::{Asked, RegistryError, Said};
-pub use http::HttpError;
+pub use failure::{HttpError, Innermost};
 pub(crate) use task::Task;
 pub use tls::TlsError;
 

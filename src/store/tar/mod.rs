@@ -14,19 +14,18 @@
 //!
 //! Nothing is unpacked here, and payload is lent out of the buffers it came in.
 
+mod extended;
 mod number;
 mod pax;
 mod sparse;
 
 pub(super) use sparse::Segment;
 
+use self::extended::{Extended, global};
 use super::flaw::{EntryError, Flaw};
 
 /// Size of everything in a tar.
 const BLOCK: usize = 512;
-/// Prefix of the records that hold xattrs.
-const XATTR: &str = "SCHILY.xattr.";
-
 /// Where the bytes come from.
 pub(super) trait Source {
     /// The next bytes, as many as are at hand; empty = the end.
@@ -86,24 +85,6 @@ pub(super) struct Reader<S> {
     left: u64,
     /// Zeros after it, up to a block.
     padding: u64,
-}
-
-/// What extended headers say of the next member.
-#[derive(Default)]
-struct Extended {
-    /// Bytes of all extended headers of this member.
-    bytes: usize,
-    long_path: Option<Vec<u8>>,
-    long_target: Option<Vec<u8>>,
-    path: Option<Vec<u8>>,
-    target: Option<Vec<u8>>,
-    size: Option<Vec<u8>>,
-    uid: Option<Vec<u8>>,
-    gid: Option<Vec<u8>>,
-    mtime: Option<Vec<u8>>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    xattr_bytes: usize,
-    sparse: sparse::Records,
 }
 
 impl<S: Source> Reader<S> {
@@ -401,50 +382,6 @@ impl Bounds {
         let limit = self.pax_bytes_max as u64;
         Flaw::Limit { limit, unit: "bytes of extended headers of one entry", flag: "pax_bytes_max" }
     }
-}
-
-impl Extended {
-    fn read(&mut self, bytes: &[u8], bounds: &Bounds) -> Result<(), Flaw> {
-        for record in pax::Records(bytes) {
-            let (key, value) = record.ok_or_else(|| Flaw::tar("an extended header is malformed"))?;
-            let some = || (!value.is_empty()).then(|| value.to_vec());
-            match key {
-                b"path" => self.path = some(),
-                b"linkpath" => self.target = some(),
-                b"size" => self.size = some(),
-                b"uid" => self.uid = some(),
-                b"gid" => self.gid = some(),
-                b"mtime" => self.mtime = some(),
-                _ => {
-                    if let Some(name) = key.strip_prefix(XATTR.as_bytes()) {
-                        self.xattr_bytes += name.len() + value.len();
-                        if self.xattr_bytes > bounds.xattr_bytes_max {
-                            let limit = bounds.xattr_bytes_max as u64;
-                            let unit = "bytes of xattrs of one entry";
-                            return Err(Flaw::Limit { limit, unit, flag: "xattr_bytes_max" });
-                        }
-                        self.xattrs.push((name.to_vec(), value.to_vec()));
-                    } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
-                        self.sparse.add(name, value);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Global records are not listened to, but must not matter.
-fn global(bytes: &[u8]) -> Result<(), Flaw> {
-    for record in pax::Records(bytes) {
-        let (key, _) = record.ok_or_else(|| Flaw::tar("a global extended header is malformed"))?;
-        if matches!(key, b"path" | b"linkpath" | b"size") || key.starts_with(b"GNU.sparse.") {
-            return Err(Flaw::tar(
-                "a global extended header sets names or sizes, which some tools obey and others ignore",
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn kind(header: &tar::Header, path: &[u8]) -> Result<Kind, Flaw> {

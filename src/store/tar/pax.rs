@@ -34,7 +34,7 @@ impl<'a> Records<'a> {
         let equals = record.iter().position(|byte| *byte == b'=')?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         // Xattr values are any bytes; every other value is text of some kind (Go: archive/tar, validPAXRecord).
-        let text = !key.starts_with(super::XATTR.as_bytes());
+        let text = !key.starts_with(super::extended::XATTR.as_bytes());
         if key.is_empty() || key.contains(&0) || (text && value.contains(&0)) {
             return None;
         }

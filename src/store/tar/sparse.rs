@@ -23,6 +23,7 @@ pub(super) struct Records {
     pub(super) size: Option<Vec<u8>>,
     major: Option<Vec<u8>>,
     minor: Option<Vec<u8>>,
+    count: Option<Vec<u8>>,
     /// 0.1: one record.
     map: Option<Vec<u8>>,
     /// 0.0: a record for each number; an offset waits for its length.
@@ -62,7 +63,7 @@ impl Records {
                 (Some(offset), Some(length)) => self.listed.push(Segment { offset, length }),
                 _ => self.wrong = true,
             },
-            // numblocks repeats what can be counted.
+            b"numblocks" => self.count = some(),
             _ => {}
         }
     }
@@ -81,13 +82,23 @@ impl Records {
         if self.wrong || self.offset.is_some() {
             return Err("an offset or a length is missing or no number");
         }
-        let Some(text) = self.map else { return Ok(self.listed) };
-        let numbers: Option<Vec<u64>> = text.split(|byte| *byte == b',').map(number::decimal).collect();
-        let numbers = numbers.ok_or("an offset or a length is no number")?;
-        if numbers.len() % 2 != 0 {
-            return Err("an offset has no length");
+        let map = match &self.map {
+            None => self.listed,
+            Some(text) => {
+                let numbers: Option<Vec<u64>> =
+                    text.split(|byte| *byte == b',').map(number::decimal).collect();
+                let numbers = numbers.ok_or("an offset or a length is no number")?;
+                if numbers.len() % 2 != 0 {
+                    return Err("an offset has no length");
+                }
+                numbers.chunks_exact(2).map(|pair| Segment { offset: pair[0], length: pair[1] }).collect()
+            }
+        };
+        // Go's archive/tar insists on the count; where it is missing, nothing contradicts the map.
+        match self.count.as_deref().map(number::decimal::<usize>) {
+            Some(count) if count != Some(map.len()) => Err("it has not as many runs as it says"),
+            _ => Ok(map),
         }
-        Ok(numbers.chunks_exact(2).map(|pair| Segment { offset: pair[0], length: pair[1] }).collect())
     }
 }
 

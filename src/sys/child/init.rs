@@ -40,13 +40,19 @@ pub(crate) fn run(program: &mut Program) -> ! {
     await_release(program.release);
     close(program.release);
 
-    let mut state = State { terminal: -1 };
+    let mut state = State { terminal: -1, hardened: -1 };
     let report = program.report;
     if let Err(failed) = perform_all(&program.before_fork, &mut program.slots, &mut state, 0) {
         give_up(report, failed);
     }
     // SAFETY: a number.
     unsafe { libc::umask(0o022) };
+    let mut hardened = [-1; 2];
+    // SAFETY: writes two descriptors.
+    if unsafe { libc::pipe2(hardened.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        give_up(report, Report { stage: 3, index: 0, detail: 0, errno: errno() })
+    }
+    state.hardened = hardened[0];
     // SAFETY: a plain fork; the child goes on in this program alone.
     let child = unsafe {
         libc::syscall(
@@ -59,7 +65,11 @@ pub(crate) fn run(program: &mut Program) -> ! {
         )
     };
     match child {
-        0 => task::run(program, &mut state),
+        0 => {
+            // Or its own end would keep it waiting.
+            close(hardened[1]);
+            task::run(program, &mut state)
+        }
         child if child < 0 => give_up(report, Report { stage: 3, index: 0, detail: 0, errno: errno() }),
         child => supervise(program, maps, child as pid_t),
     }
@@ -122,11 +132,12 @@ fn supervise(program: &Program, maps: RawFd, child: pid_t) -> ! {
     let capabilities = program.supervisor_capabilities;
     shed::shed(maps);
     // `program` is gone with the memory: from here on only numbers on this stack.
-    close_ranges(&[(0, status.saturating_sub(1)), (status.saturating_add(1), -1)]);
     let _ = prctl(libc::PR_SET_NAME, c"keelblock-init".as_ptr().expose_provenance() as c_ulong, 0);
     let _ = task::capabilities(capabilities, 0);
     // A change of credentials may have cleared it.
     let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0);
+    // Last, as it lets the task go on: the pipe it waits on is among these.
+    close_ranges(&[(0, status.saturating_sub(1)), (status.saturating_add(1), -1)]);
 
     loop {
         let (signal, value, from_kernel) = next_signal();

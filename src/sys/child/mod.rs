@@ -90,12 +90,15 @@ pub(crate) enum Op {
     /// Makes a directory if it is missing, and goes there.
     Directory(CString),
     /// Opens a terminal of the container's devpts, sends the master to the parent, keeps the other end.
-    Terminal { socket: RawFd, console: bool },
+    /// Its size is set first: rows and columns.
+    Terminal { socket: RawFd, console: bool, size: Option<(u16, u16)> },
     /// prctl(PR_SET_CHILD_SUBREAPER).
     Reaper,
 
     /// setsid(2).
     Session,
+    /// keyctl(2): a session keyring of its own.
+    Keyring,
     /// The terminal as controlling terminal and standard streams.
     ControlTerminal,
     /// dup2(2) onto a standard stream.
@@ -225,7 +228,8 @@ fn close(fd: RawFd) {
 
 fn prctl(option: c_int, a: c_ulong, b: c_ulong) -> Result<(), Fault> {
     // SAFETY: the options used here take numbers only (or a pointer to a static string for PR_SET_NAME).
-    call(unsafe { libc::syscall(libc::SYS_prctl, c_long::from(option), a, b, 0, 0) }).map(drop)
+    call(unsafe { libc::syscall(libc::SYS_prctl, c_long::from(option), a, b, 0 as c_ulong, 0 as c_ulong) })
+        .map(drop)
 }
 
 const EMPTY: &CStr = c"";
@@ -234,14 +238,16 @@ const EMPTY: &CStr = c"";
 struct State {
     /// Our end of the terminal.
     terminal: RawFd,
+    /// At its end when the supervisor has given up what it does not need.
+    hardened: RawFd,
 }
 
 fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
     match op {
         // SAFETY: numbers only.
         Op::Unshare(flags) => call(unsafe { libc::syscall(libc::SYS_unshare, *flags) }).map(drop),
-        // SAFETY: numbers only.
         Op::Join { process, namespaces } => {
+            // SAFETY: numbers only.
             call(unsafe { libc::syscall(libc::SYS_setns, *process, *namespaces) }).map(drop)
         }
         Op::Hostname(name) => {
@@ -269,8 +275,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
         Op::Link { directory, name, target } => mounts::link(directory, name, target),
         Op::ReadOnlyRoot => mounts::read_only_root(),
         Op::Directory(path) => task::directory(path),
-        Op::Terminal { socket, console } => {
-            state.terminal = task::terminal(*socket, *console)?;
+        Op::Terminal { socket, console, size } => {
+            state.terminal = task::terminal(*socket, *console, *size)?;
             Ok(())
         }
         Op::Reaper => prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0),
@@ -278,6 +284,7 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             // SAFETY: no arguments.
             call(unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
         }
+        Op::Keyring => task::keyring(),
         Op::ControlTerminal => task::control_terminal(state.terminal),
         // SAFETY: numbers only.
         Op::Stream { from, to } => call(unsafe { libc::dup2(*from, *to) }.into()).map(drop),
@@ -289,8 +296,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             Ok(())
         }
         Op::KeepCapabilities => prctl(libc::PR_SET_KEEPCAPS, 1, 0),
-        // SAFETY: the list is valid for its length.
         Op::Groups(list) => {
+            // SAFETY: the list is valid for its length.
             call(unsafe { libc::syscall(libc::SYS_setgroups, list.len(), list.as_ptr()) }).map(drop)
         }
         // SAFETY: numbers only.

@@ -16,8 +16,21 @@ pub(super) fn run(program: &mut Program, state: &mut State) -> ! {
     if let Err(failed) = perform_all(&program.task, &mut program.slots, state, 1) {
         give_up(report, failed);
     }
+    await_hardened(state.hardened);
     let errno = execute(program);
     give_up(report, Report { stage: 2, index: 0, detail: 0, errno })
+}
+
+/// Waits until the supervisor is what the command may meet: without our capabilities, memory and descriptors.
+fn await_hardened(pipe: RawFd) {
+    let mut byte = 0u8;
+    loop {
+        // SAFETY: writes at most one byte; none is ever sent.
+        let read = unsafe { libc::read(pipe, (&raw mut byte).cast(), 1) };
+        if !(read < 0 && errno() == libc::EINTR) {
+            return;
+        }
+    }
 }
 
 /// execve(2) of one candidate after another; returns why the last that was there, or any, was not executed.
@@ -57,7 +70,7 @@ fn unblock_signals() {
             libc::SIG_SETMASK,
             &raw const none,
             std::ptr::null_mut::<u64>(),
-            8,
+            8usize,
         )
     };
 }
@@ -71,29 +84,45 @@ pub(super) fn directory(path: &CStr) -> Outcome {
     outcome
 }
 
+/// Leaves the session keyring of the launching process, which may hold its secrets. A kernel without keyrings has
+/// none to leave; and a user at his limit of keys (200, unless he is root) is let through with the keyring he
+/// could use anyway.
+pub(super) fn keyring() -> Outcome {
+    const JOIN_SESSION_KEYRING: c_ulong = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    match call(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0 as c_ulong) }) {
+        Err(Fault { errno: libc::ENOSYS | libc::EDQUOT, .. }) => Ok(()),
+        joined => joined.map(drop),
+    }
+}
+
 /// Opens a new terminal, sends its master over the socket, answers the other end.
-pub(super) fn terminal(socket: RawFd, console: bool) -> Result<RawFd, Fault> {
+pub(super) fn terminal(socket: RawFd, console: bool, size: Option<(u16, u16)>) -> Result<RawFd, Fault> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // By walk: `/dev` of an image may be a link to anywhere inside.
-    let devpts =
-        walk::find(c"/dev/pts", Missing::Fail)?.ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
+    // By walk: `/dev` of an image may be a link to anywhere inside. What is in it then is ours.
+    let dev =
+        walk::find(c"/dev", Missing::Fail)?.ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
     // SAFETY: a static C string.
-    let master = unsafe { libc::openat(devpts, c"ptmx".as_ptr(), flags) };
+    let master = unsafe { libc::openat(dev, c"ptmx".as_ptr(), flags) };
+    let errno = errno();
+    close(dev);
     if master < 0 {
-        let errno = errno();
-        close(devpts);
         return Err(Fault { detail: Detail::Itself, errno });
     }
-    let outcome = slave(master, devpts, console).and_then(|slave| {
+    let outcome = slave(master, console).and_then(|slave| {
+        if let Some((rows, columns)) = size {
+            let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            // SAFETY: reads one winsize.
+            call(unsafe { libc::ioctl(slave, libc::TIOCSWINSZ, &raw const size) }.into())?;
+        }
         send(socket, master)?;
         Ok(slave)
     });
-    close(devpts);
     close(master);
     outcome
 }
 
-fn slave(master: RawFd, devpts: RawFd, console: bool) -> Result<RawFd, Fault> {
+fn slave(master: RawFd, console: bool) -> Result<RawFd, Fault> {
     let unlocked: c_int = 0;
     // SAFETY: reads one int.
     call(unsafe { libc::ioctl(master, libc::TIOCSPTLCK, &raw const unlocked) }.into())?;
@@ -104,13 +133,13 @@ fn slave(master: RawFd, devpts: RawFd, console: bool) -> Result<RawFd, Fault> {
         let mut number: libc::c_uint = 0;
         // SAFETY: writes one int.
         call(unsafe { libc::ioctl(master, libc::TIOCGPTN, &raw mut number) }.into())?;
-        bind_console(devpts, number)?;
+        bind_console(number)?;
     }
     Ok(slave)
 }
 
 /// `/dev/console` is the terminal, as programs expect that log there.
-fn bind_console(devpts: RawFd, number: u32) -> Outcome {
+fn bind_console(number: u32) -> Outcome {
     let mut digits = [0u8; 11];
     let mut at = digits.len() - 1;
     let mut number = number;
@@ -125,8 +154,11 @@ fn bind_console(devpts: RawFd, number: u32) -> Outcome {
     let Ok(name) = CStr::from_bytes_with_nul(&digits[at..]) else {
         return Err(Fault { detail: Detail::Itself, errno: libc::EINVAL });
     };
-    let tree = mounts::clone_tree(devpts, name, 0)?;
-    mounts::place(tree, c"/dev/console", Missing::File)
+    let devpts =
+        walk::find(c"/dev/pts", Missing::Fail)?.ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
+    let tree = mounts::clone_tree(devpts, name, 0);
+    close(devpts);
+    mounts::place(tree?, c"/dev/console", Missing::File)
 }
 
 /// Sends a descriptor over a socket.

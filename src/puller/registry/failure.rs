@@ -1,0 +1,224 @@
+//! Why an answer did not come, in words that say what to do; read out of what hyper, rustls and the kernel report.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper_util::client::legacy::Error as ClientError;
+use keelblock_actors::error::quote;
+use rustls::CertificateError;
+
+use super::location;
+use super::tls::TlsError;
+
+/// Why an answer did not come, or broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// No connection.
+    #[error("cannot connect to {authority}")]
+    Connect {
+        /// `host:port`.
+        authority: String,
+        /// Why.
+        #[source]
+        source: Innermost,
+    },
+    /// No connection in time.
+    #[error("{authority} does not answer: no connection within {} s (--connect_timeout)", limit.as_secs_f64())]
+    ConnectTimeout {
+        /// `host:port`.
+        authority: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// A certificate that nobody here vouches for.
+    #[error(
+        "the certificate of {authority} is signed by an unknown authority; if that is its own, give its certificate by --registry_ca"
+    )]
+    UnknownAuthority {
+        /// `host:port`.
+        authority: String,
+    },
+    /// A certificate that is wrong in itself.
+    #[error("the certificate of {authority} is not valid")]
+    Certificate {
+        /// `host:port`.
+        authority: String,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// Plain http where TLS was expected.
+    #[error(
+        "{authority} does not speak TLS; if it is meant to speak plain http, add it to --docker_insecure_registries"
+    )]
+    NotTls {
+        /// `host:port`.
+        authority: String,
+    },
+    /// TLS with something else wrong.
+    #[error("cannot agree on TLS with {authority}")]
+    Handshake {
+        /// `host:port`.
+        authority: String,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// TLS cannot be spoken at all.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Nothing came for too long.
+    #[error("{authority} sent nothing for {} s (--stall_timeout)", limit.as_secs_f64())]
+    Stalled {
+        /// `host:port`.
+        authority: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// What came is no HTTP.
+    #[error("{authority} answers with something that is not HTTP")]
+    NotHttp {
+        /// `host:port`.
+        authority: String,
+        /// What is wrong with it.
+        #[source]
+        source: Innermost,
+    },
+    /// The connection ended in the middle.
+    #[error("the connection to {authority} broke off")]
+    Broken {
+        /// `host:port`.
+        authority: String,
+        /// Why.
+        #[source]
+        source: Innermost,
+    },
+    /// More than fits the limit.
+    #[error("the answer of {authority} has more than {limit} bytes{}", flag.map_or_else(String::new, |flag| format!(" (--{flag})")))]
+    TooLarge {
+        /// `host:port`.
+        authority: String,
+        /// How many are allowed.
+        limit: u64,
+        /// The flag that sets it, unless the limit comes of a manifest.
+        flag: Option<&'static str>,
+    },
+    /// A redirect that leads nowhere.
+    #[error("{authority} redirects to {location:?}, but {why}")]
+    BadRedirect {
+        /// Who sent it.
+        authority: String,
+        /// Where to, without query, cut.
+        location: String,
+        /// What is wrong with that.
+        why: &'static str,
+    },
+    /// A redirect from https to http.
+    #[error("{authority} redirects from https to plain http at {to}, which is refused")]
+    Downgrade {
+        /// Who sent it.
+        authority: String,
+        /// Where to.
+        to: String,
+    },
+    /// A redirect back to where it came from.
+    #[error("{authority} redirects in a circle")]
+    RedirectLoop {
+        /// Who sent the last one.
+        authority: String,
+    },
+    /// A chain of redirects without end in sight.
+    #[error("{authority} redirects once more after {limit} redirects (--redirects_max)")]
+    TooManyRedirects {
+        /// Who sent the last one.
+        authority: String,
+        /// How many are allowed.
+        limit: usize,
+    },
+}
+
+impl HttpError {
+    /// What became of a request to this address that got no answer; `connect` is the time limit for connections.
+    pub(super) fn of(address: &Uri, client_error: &ClientError, connect: Duration) -> Self {
+        let authority = location::authority(address);
+        let source = Innermost::of(client_error);
+        if let Some(error) = find::<rustls::Error>(client_error) {
+            let error_is_connect = client_error.is_connect();
+            return match error {
+                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                    HttpError::UnknownAuthority { authority }
+                }
+                rustls::Error::InvalidCertificate(_) => {
+                    HttpError::Certificate { authority, source: error.clone() }
+                }
+                rustls::Error::InvalidMessage(_) if error_is_connect => HttpError::NotTls { authority },
+                source => HttpError::Handshake { authority, source: source.clone() },
+            };
+        }
+        if client_error.is_connect() {
+            return match find::<io::Error>(client_error).map(io::Error::kind) {
+                Some(io::ErrorKind::TimedOut) => HttpError::ConnectTimeout { authority, limit: connect },
+                // Servers that are given a TLS greeting they cannot read hang up.
+                Some(io::ErrorKind::UnexpectedEof) if address.scheme_str() == Some("https") => {
+                    HttpError::NotTls { authority }
+                }
+                _ => HttpError::Connect { authority, source },
+            };
+        }
+        Self::broken(authority, client_error)
+    }
+
+    /// What became of an answer that broke off.
+    pub(super) fn broken(authority: String, error: &(dyn Error + 'static)) -> Self {
+        let source = Innermost::of(error);
+        match find::<hyper::Error>(error) {
+            Some(error) if error.is_parse() => Self::NotHttp { authority, source },
+            _ => Self::Broken { authority, source },
+        }
+    }
+
+    /// Whether the connection failed, rather than the server sent what it must not.
+    pub(super) fn is_of_the_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Stalled { .. } | Self::Broken { .. }
+        )
+    }
+}
+
+/// The deepest cause of a library's error: what the layers above it say is known already.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Innermost(String);
+
+impl Innermost {
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut deepest = error;
+        while let Some(next) = below(deepest) {
+            deepest = next;
+        }
+        Self(quote(&deepest.to_string()))
+    }
+}
+
+/// The first error of this type in a chain.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = below(error);
+    }
+    None
+}
+
+/// The cause of an error. `io::Error` leaves out of its chain the very error it wraps.
+fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return Some(inner);
+    }
+    error.source()
+}

@@ -1,1 +1,0 @@
-//! Mounts: the new mount API, and what is mounted.
