@@ -487,3 +487,25 @@ fn a_panic_in_any_other_method_of_a_port_is_an_error_of_that_request_alone() {
         });
     }
 }
+
+#[test]
+fn a_destroy_during_a_launch_that_is_refused_the_name_reaches_the_one_that_has_it() {
+    let world = World::default();
+    let (record, rootfses) = planted("web", true);
+    world.plant(ContainerRecord { phase: PhaseName::Provisioned, owner: None, ..record }, rootfses, false);
+    with_engine(&world, limits(), async |engine| {
+        world.close(Step::Create);
+        let destroy = async {
+            world.reached(Step::Create, 1).await;
+            let open = async {
+                let _ = engine.list().await;
+                world.open_all();
+            };
+            tokio::join!(engine.destroy(id("web")), open).0
+        };
+        let (launched, destroyed) = tokio::join!(engine.launch(spec("web", "app:1")), destroy);
+        assert!(matches!(&*launched.unwrap_err(), ContainerError::Exists { .. }));
+        destroyed.unwrap();
+        world.empties().await;
+    });
+}
