@@ -538,7 +538,9 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let (provisioner, _containerizer) = start_actors(world.parts(EngineLimits::default()));
-            test(provisioner).await;
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(60), test(provisioner)).await;
+            world.open_all();
+            ended.expect("a request was never answered");
         });
     }
 
