@@ -13,7 +13,7 @@ mod support {
     pub(crate) mod images;
 }
 
-use support::binary::{Invocation, Room, binary, need_programs, need_root};
+use support::binary::{Invocation, Room, binary, need_programs, need_root, run_program};
 use support::images::{Compression, Image, Layer, shell};
 
 /// A room with an image of a shell and small programs in it, and the name of that image.
@@ -524,7 +524,9 @@ fn ctrl_c_on_the_terminal_interrupts_the_command_inside() {
 /// A room that `nobody` owns, with a copy of the binary that `nobody` may execute; the home of `nobody`.
 fn rootless(name: &str) -> Option<(Room, String)> {
     let (room, image) = room(name);
-    fs::copy(binary(), room.join("keelblock")).unwrap();
+    // By another process: if this one wrote it, children forked meanwhile by other tests would have it open for
+    // writing, and it could not be executed (ETXTBSY).
+    run_program("cp", [binary(), &room.join("keelblock")]);
     fs::set_permissions(room.join("keelblock"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(room.join("home")).unwrap();
     if support::binary::is_root() {
