@@ -370,7 +370,12 @@ pub const FLAGS: &[Flag] = &[
         at_least_one
     ),
     limit!(fetches_max, "N", "Blobs fetched at once [default: 6]", at_least_one),
-    limit!(unpacks_max, "N", "Layers unpacked at once [default: one per processor, at least 2]", number),
+    limit!(
+        unpacks_max,
+        "N",
+        "Layers unpacked at once [default: one per processor, no fewer than fetches]",
+        number
+    ),
     limit!(copies_max, "N", "Trees copied at once by the copy backend [default: 2]", at_least_one),
     limit!(mounts_max, "N", "Mounts and unmounts at once [default: 8]", at_least_one),
     limit!(manifest_bytes_max, "BYTES", "Size of a manifest or index [default: 4M]", bytes),

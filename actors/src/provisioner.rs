@@ -506,8 +506,10 @@ impl Handler<Prune> for ProvisionerActor {
         let prune = async move {
             let _pruning = pruning;
             pool.run(move |_| {
-                let found = records.list()?;
-                let in_use: Vec<_> = found.into_iter().filter_map(|found| found.rootfses).collect();
+                let in_use = || {
+                    let found = records.list()?;
+                    Ok(found.into_iter().filter_map(|found| found.rootfses).collect())
+                };
                 Ok::<_, PruneError>(store.prune(&keep, &in_use)?)
             })
             .await
