@@ -370,7 +370,12 @@ pub const FLAGS: &[Flag] = &[
         at_least_one
     ),
     limit!(fetches_max, "N", "Blobs fetched at once [default: 6]", at_least_one),
-    limit!(unpacks_max, "N", "Layers unpacked at once [default: one per processor, at least 2]", number),
+    limit!(
+        unpacks_max,
+        "N",
+        "Layers unpacked at once [default: one per processor, no fewer than fetches]",
+        number
+    ),
     limit!(copies_max, "N", "Trees copied at once by the copy backend [default: 2]", at_least_one),
     limit!(mounts_max, "N", "Mounts and unmounts at once [default: 8]", at_least_one),
     limit!(manifest_bytes_max, "BYTES", "Size of a manifest or index [default: 4M]", bytes),
@@ -387,6 +392,12 @@ pub const FLAGS: &[Flag] = &[
     limit!(redirects_max, "N", "Redirects followed for a request [default: 5]", number),
     limit!(connect_timeout, "SECS", "Until a connection stands [default: 10]", seconds),
     limit!(stall_timeout, "SECS", "Without a byte where some should come [default: 60]", seconds),
+    limit!(
+        token_lifetime_max,
+        "SECS",
+        "How long a registry's token is used, whatever it claims [default: 1h]",
+        seconds
+    ),
     limit!(answer_bytes_max, "BYTES", "Size of a token server's or an error answer [default: 64K]", bytes),
 ];
 
@@ -566,15 +577,16 @@ fn small_bytes(text: &str) -> Result<usize, String> {
     usize::try_from(bytes(text)?).map_err(|_| "out of range".to_owned())
 }
 
-/// `10`, `10s`, `500ms`, `1min` (Mesos writes `1mins`).
+/// `10`, `10s`, `500ms`, `1min`, `1h` (Mesos writes `1mins`, `1hrs`).
 fn seconds(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let wrong = || "expected a time, as in 10, 10s, 500ms or 1min".to_owned();
+    let wrong = || "expected a time, as in 10, 10s, 500ms, 1min or 1h".to_owned();
     let count: u64 = text[..digits].parse().map_err(|_| wrong())?;
     let duration = match text[digits..].trim() {
         "" | "s" | "secs" => Duration::from_secs(count),
         "ms" => Duration::from_millis(count),
         "min" | "mins" => Duration::from_secs(count.checked_mul(60).ok_or_else(wrong)?),
+        "h" | "hrs" => Duration::from_secs(count.checked_mul(3600).ok_or_else(wrong)?),
         _ => return Err(wrong()),
     };
     if duration.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(duration) }

@@ -10,7 +10,8 @@ pub struct Limits {
     pub launches_max: usize,
     /// Blobs fetched at once. 6: enough to fill a link from one registry without being throttled by it.
     pub fetches_max: usize,
-    /// Layers unpacked at once, each on a thread. 0 = as many as processors, at least 2.
+    /// Layers unpacked at once, each on a thread that waits for the network most of the time. 0 = as many as
+    /// processors, but not fewer than `fetches_max`: a blob is unpacked while it comes, so fewer would hold fetches up.
     pub unpacks_max: usize,
     /// Trees copied at once by the copy backend. 2: the disk is the limit, not the processor.
     pub copies_max: usize,
@@ -80,10 +81,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// How many layers are unpacked at once: `unpacks_max`, or one per processor and at least 2.
+    /// How many layers are unpacked at once: `unpacks_max`, or one per processor and no fewer than fetches.
     pub fn unpack_threads(&self) -> usize {
         match self.unpacks_max {
-            0 => std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()).max(self.fetches_max),
             n => n,
         }
     }

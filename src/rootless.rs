@@ -58,10 +58,19 @@ impl IdMaps {
         self.uids == [IdRange { inside: 0, outside: 0, count: u32::MAX }]
     }
 
+    /// Whether there is such a user.
+    pub fn has_uid(&self, uid: u32) -> bool {
+        is_in(&self.uids, uid)
+    }
+
     /// Whether there is such a group.
     pub fn has_gid(&self, gid: u32) -> bool {
-        self.gids.iter().any(|range| gid.checked_sub(range.inside).is_some_and(|at| at < range.count))
+        is_in(&self.gids, gid)
     }
+}
+
+fn is_in(ranges: &[IdRange], id: u32) -> bool {
+    ranges.iter().any(|range| id.checked_sub(range.inside).is_some_and(|at| at < range.count))
 }
 
 fn parse_map(text: &str) -> Vec<IdRange> {

@@ -120,3 +120,111 @@ impl Handler<LetGo> for BackendActor {
         Box::pin(reply.into_actor(self).map(move |_, this, _| this.replied(&rootfs, true)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actix::MessageResult;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::container::BackendName;
+    use crate::fakes::{Act, Step, World};
+    use crate::image::digest::{DiffId, Digest};
+    use crate::ports::{Records, StoredLayer};
+    use crate::system::EngineLimits;
+
+    /// How many rootfs actors there are.
+    struct Count;
+    impl Message for Count {
+        type Result = usize;
+    }
+    impl Handler<Count> for BackendActor {
+        type Result = MessageResult<Count>;
+
+        fn handle(&mut self, _: Count, _: &mut Self::Context) -> Self::Result {
+            MessageResult(self.rootfses.len())
+        }
+    }
+
+    fn with_backend(world: &World, test: impl AsyncFnOnce(Addr<BackendActor>)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let parts = world.parts(EngineLimits::default());
+            let (port, store) = (parts.backends[0].clone(), parts.store.clone());
+            let pool = Pool::new("mount", 8);
+            test(BackendActor { port, store, pool, rootfses: HashMap::new() }.start()).await;
+        });
+    }
+
+    fn place(world: &World, rootfs: u32) -> RootfsPlace {
+        world.place(&"web".parse().unwrap(), BackendName::Overlay, RootfsId(rootfs))
+    }
+
+    fn mount(world: &World, rootfs: u32) -> Mount {
+        let layer = StoredLayer { diff_id: DiffId(Digest::of(b"layer")) };
+        Mount { stack: vec![layer], place: place(world, rootfs) }
+    }
+
+    #[test]
+    fn the_actor_of_a_rootfs_lives_as_long_as_something_is_mounted_or_asked_there() {
+        let world = World::default();
+        with_backend(&world, async |backend| {
+            let count = async || backend.send(Count).await.unwrap();
+            let unmount = |rootfs| backend.send(Unmount { place: place(&world, rootfs) });
+            backend.send(mount(&world, 0)).await.unwrap().unwrap();
+            world.once(Step::Mount, Act::Fail);
+            backend.send(mount(&world, 1)).await.unwrap().unwrap_err();
+            world.once(Step::Show, Act::Panic);
+            backend.send(mount(&world, 2)).await.unwrap().unwrap_err();
+            assert_eq!(count().await, 1, "nothing stands of the two that failed");
+            world.once(Step::Unmount, Act::Panic);
+            unmount(0).await.unwrap().unwrap_err();
+            assert_eq!(count().await, 1, "it may still be mounted");
+            assert!(unmount(0).await.unwrap().unwrap());
+            assert!(!unmount(0).await.unwrap().unwrap());
+            assert_eq!(count().await, 0);
+            backend.send(mount(&world, 3)).await.unwrap().unwrap();
+            backend.send(LetGo { rootfs: (place(&world, 3).container, RootfsId(3)) }).await.unwrap();
+            assert_eq!(count().await, 0);
+        });
+    }
+
+    #[test]
+    fn requests_for_one_rootfs_are_served_in_the_order_of_their_arrival() {
+        let world = World::default();
+        with_backend(&world, async |backend| {
+            world.close(Step::Mount);
+            let first = backend.send(mount(&world, 0));
+            let other = backend.send(mount(&world, 1));
+            let second = backend.send(Unmount { place: place(&world, 0) });
+            let third = backend.send(Unmount { place: place(&world, 0) });
+            let watch = async {
+                // The other rootfs and the unmounts of the first, while the other is held.
+                world.reached(Step::Mount, 1).await;
+                let answers = (second.await, third.await);
+                world.open_all();
+                answers
+            };
+            let (first, other, (second, third)) = tokio::join!(first, other, watch);
+            assert!(matches!(&*first.unwrap().unwrap_err(), MountError::Stopped { .. }));
+            other.unwrap().unwrap();
+            assert_eq!((second.unwrap().unwrap(), third.unwrap().unwrap()), (false, false));
+            let of_first: Vec<_> = world.history().into_iter().filter(|line| line.ends_with('0')).collect();
+            // Stopped before it began, or in the middle of it: in either case before the first unmount.
+            let unmounts = ["unmount web 0", "unmount web 0"];
+            assert!(
+                of_first == unmounts || of_first == [&["mount web 0", "stop web 0"], &unmounts[..]].concat()
+            );
+        });
+    }
+
+    #[test]
+    fn a_request_given_up_in_the_mailbox_is_never_begun() {
+        let world = World::default();
+        with_backend(&world, async |backend| {
+            drop(backend.send(mount(&world, 0)));
+            assert_eq!(backend.send(Count).await.unwrap(), 0);
+            assert_eq!(world.count(Step::Mount), 0);
+        });
+    }
+}

@@ -501,7 +501,16 @@ impl Handler<Destroy> for ContainerizerActor {
 
     fn handle(&mut self, Destroy { id }: Destroy, _: &mut Self::Context) -> Self::Result {
         let this = self.clone();
-        Box::pin(async move { this.destroy(&id).await })
+        Box::pin(async move {
+            let launching = this.table.borrow().contains_key(&id);
+            match this.destroy(&id).await {
+                // The launch in our table was refused the name: the container meant is the one that has it.
+                Err(error) if launching && matches!(&*error, ContainerError::Unknown { .. }) => {
+                    this.destroy(&id).await
+                }
+                done => done,
+            }
+        })
     }
 }
 
@@ -602,7 +611,7 @@ async fn teardown(
     if !named {
         // The name was never ours: whatever lies on disk under it is somebody else's.
         this.table.borrow_mut().remove(&id);
-        return Ok(None);
+        return Err(ContainerError::Unknown { id });
     }
     let mut failures = Vec::new();
     let mut status = None;

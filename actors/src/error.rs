@@ -287,6 +287,9 @@ pub enum StoreError {
         /// Which.
         layer: DiffId,
     },
+    /// What containers use cannot be found out, so nothing can be pruned.
+    #[error("cannot find out which layers are in use")]
+    InUse(#[source] Cause),
     /// The store is busy with something that cannot be shared.
     #[error("{what} is in use by another keelblock process; try again when it is done")]
     Busy {

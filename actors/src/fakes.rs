@@ -26,8 +26,8 @@ use crate::image::plan::{
 };
 use crate::launch::{LaunchContext, LaunchPlan};
 use crate::ports::{
-    Backend, Blob, Claim, ExecSpec, Found, ImageRecord, Isolator, Keep, Launched, Launcher, LayerDir, Owner,
-    Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store, StoredLayer,
+    Backend, Blob, Claim, ExecSpec, Found, ImageRecord, InUse, Isolator, Keep, Launched, Launcher, LayerDir,
+    Owner, Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store, StoredLayer,
 };
 use crate::progress::{LayerEvent, Observer};
 use crate::stop::Stop;
@@ -686,7 +686,8 @@ impl Store for World {
         Ok(1)
     }
 
-    fn prune(&self, keep: &Keep, in_use: &[RootfsRecord]) -> Result<Pruned, StoreError> {
+    fn prune(&self, keep: &Keep, in_use: InUse<'_>) -> Result<Pruned, StoreError> {
+        let in_use = in_use().map_err(StoreError::InUse)?;
         // Held here, a prune has its list of what is in use, and has not yet acted on it.
         if self.come_by(Step::Prune) {
             return Err(store_error(Step::Prune));

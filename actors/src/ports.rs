@@ -15,7 +15,8 @@ use crate::container::{
     BackendName, ContainerId, ContainerRecord, ExitStatus, ProcessIdentity, RootfsId, RootfsRecord,
 };
 use crate::error::{
-    FetchError, IsolatorError, LaunchError, MountError, RecordError, ResolveError, StoreError, UnpackError,
+    Cause, FetchError, IsolatorError, LaunchError, MountError, RecordError, ResolveError, StoreError,
+    UnpackError,
 };
 use crate::image::digest::DiffId;
 use crate::image::name::{ImageKind, ImageName, ImageRequest};
@@ -145,6 +146,9 @@ pub struct Keep {
     pub images: Vec<ImageName>,
 }
 
+/// What containers use, asked for in the middle of a prune.
+pub type InUse<'a> = &'a dyn Fn() -> Result<Vec<RootfsRecord>, Cause>;
+
 /// What prune removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
@@ -185,10 +189,11 @@ pub trait Store: Send + Sync {
     /// Bytes of file content of a layer, as counted when it was unpacked.
     fn layer_bytes(&self, layer: &StoredLayer) -> Result<u64, StoreError>;
 
-    /// Removes every image and layer that nobody uses and `keep` does not name. `in_use` are the records of
-    /// all containers of all processes. Removed layers vanish by rename at once; their trees are deleted
+    /// Removes every image and layer that nobody uses and `keep` does not name. `in_use` answers with
+    /// the records of all containers of all processes; it is asked once nobody can pin or claim any more, and after the
+    /// pins were read: a container whose record is written before its pin is dropped is then seen by one or the other. Removed layers vanish by rename at once; their trees are deleted
     /// before this returns.
-    fn prune(&self, keep: &Keep, in_use: &[RootfsRecord]) -> Result<Pruned, StoreError>;
+    fn prune(&self, keep: &Keep, in_use: InUse<'_>) -> Result<Pruned, StoreError>;
 
     /// Removes what pulls of dead processes left: staging directories, half-removed layers. Called at start.
     fn recover(&self) -> Result<(), StoreError>;

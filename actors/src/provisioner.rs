@@ -506,8 +506,10 @@ impl Handler<Prune> for ProvisionerActor {
         let prune = async move {
             let _pruning = pruning;
             pool.run(move |_| {
-                let found = records.list()?;
-                let in_use: Vec<_> = found.into_iter().filter_map(|found| found.rootfses).collect();
+                let in_use = || {
+                    let found = records.list()?;
+                    Ok(found.into_iter().filter_map(|found| found.rootfses).collect())
+                };
                 Ok::<_, PruneError>(store.prune(&keep, &in_use)?)
             })
             .await
@@ -538,7 +540,9 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let (provisioner, _containerizer) = start_actors(world.parts(EngineLimits::default()));
-            test(provisioner).await;
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(60), test(provisioner)).await;
+            world.open_all();
+            ended.expect("a request was never answered");
         });
     }
 

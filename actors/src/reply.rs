@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`WhileWanted`] | the work is dropped | resolve, pull, wait |
 //! | [`actix::ResponseFuture`] | it goes on to its end | destroy, prune, recover |
-//! | the same, asked with [`Leased`] | it is undone, also when the answer was under way already | launch, exec |
+//! | the same, asked with a lease | it is undone, also when the answer was under way already | launch, exec |
 //! | [`actix::AtomicResponse`] | it goes on, and the actor takes nothing else meanwhile | mount, unmount |
 //!
 //! A request that is still in a mailbox when its asker leaves is never begun (actix skips it).

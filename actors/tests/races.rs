@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -48,15 +49,26 @@ fn with_engine(world: &World, limits: EngineLimits, test: impl AsyncFnOnce(Engin
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let engine = world.engine(limits);
     runtime.block_on(async {
-        test(engine.clone()).await;
+        // A race that is lost may also be a wait without end.
+        let ended = tokio::time::timeout(Duration::from_secs(60), test(engine.clone())).await;
+        ended.expect("a request was never answered");
         engine.shutdown().await;
     });
 }
 
-/// Begins a request, and drops it when it has been answered and the answer not been read.
-async fn leave_the_answer<T>(request: impl Future<Output = T>, engine: &Engine, answered: impl Fn() -> bool) {
+/// Begins a request, and drops it when it has been answered and the answer not been read. `first` is its first step.
+async fn leave_the_answer<T>(
+    world: &World,
+    first: Step,
+    request: impl Future<Output = T>,
+    engine: &Engine,
+    answered: impl Fn() -> bool,
+) {
     let mut request = pin!(request);
+    world.close(first);
     assert!(poll!(request.as_mut()).is_pending());
+    world.reached(first, 1).await;
+    world.open_all();
     while !answered() {
         let _ = engine.list().await;
     }
@@ -71,7 +83,7 @@ fn a_launch_whose_answer_nobody_takes_is_taken_down() {
     let world = World::default();
     with_engine(&world, limits(), async |engine| {
         let running = || world.record(&id("web")).is_some_and(|record| record.phase == PhaseName::Running);
-        leave_the_answer(engine.launch(spec("web", "app:2")), &engine, running).await;
+        leave_the_answer(&world, Step::Create, engine.launch(spec("web", "app:2")), &engine, running).await;
         world.empties().await;
     });
 }
@@ -81,7 +93,14 @@ fn a_provision_whose_answer_nobody_takes_is_taken_down() {
     let world = World::default();
     with_engine(&world, limits(), async |engine| {
         let stands = || world.record(&id("web")).is_some_and(|record| record.phase == PhaseName::Provisioned);
-        leave_the_answer(engine.provision(id("web"), request("app:2")), &engine, stands).await;
+        leave_the_answer(
+            &world,
+            Step::Create,
+            engine.provision(id("web"), request("app:2")),
+            &engine,
+            stands,
+        )
+        .await;
         world.empties().await;
     });
 }
@@ -92,7 +111,7 @@ fn a_command_that_nobody_holds_is_killed_and_its_container_unharmed() {
     with_engine(&world, limits(), async |engine| {
         let running = engine.launch(spec("web", "app:1")).await.unwrap();
         let kills = world.count(Step::KillAll);
-        leave_the_answer(engine.exec(id("web"), ExecSpec::default()), &engine, || {
+        leave_the_answer(&world, Step::Exec, engine.exec(id("web"), ExecSpec::default()), &engine, || {
             world.count(Step::Exec) == 1
         })
         .await;
@@ -136,8 +155,12 @@ fn a_destroy_leaves_the_pull_to_another_launch_that_shares_it() {
             engine.launch(spec("second", "app:1")).await
         };
         let destroy = async {
-            while world.rootfses(&id("second")).is_none() {
+            // Both have pinned, each for itself and for its pull, and ask for the layer next.
+            while world.pins() < 4 {
                 tokio::task::yield_now().await;
+            }
+            for _ in 0..50 {
+                let _ = engine.list().await;
             }
             // Returns while the bytes are still on their way.
             let destroyed = engine.destroy(id("first")).await;
@@ -463,4 +486,26 @@ fn a_panic_in_any_other_method_of_a_port_is_an_error_of_that_request_alone() {
             }
         });
     }
+}
+
+#[test]
+fn a_destroy_during_a_launch_that_is_refused_the_name_reaches_the_one_that_has_it() {
+    let world = World::default();
+    let (record, rootfses) = planted("web", true);
+    world.plant(ContainerRecord { phase: PhaseName::Provisioned, owner: None, ..record }, rootfses, false);
+    with_engine(&world, limits(), async |engine| {
+        world.close(Step::Create);
+        let destroy = async {
+            world.reached(Step::Create, 1).await;
+            let open = async {
+                let _ = engine.list().await;
+                world.open_all();
+            };
+            tokio::join!(engine.destroy(id("web")), open).0
+        };
+        let (launched, destroyed) = tokio::join!(engine.launch(spec("web", "app:1")), destroy);
+        assert!(matches!(&*launched.unwrap_err(), ContainerError::Exists { .. }));
+        destroyed.unwrap();
+        world.empties().await;
+    });
 }

@@ -3,7 +3,7 @@
 //! Each backend turns the same stack into the same tree and takes it away again, however far it got. They are told
 //! where ([`RootfsPlace`](keelblock_actors::ports::RootfsPlace)) and of what
 //! ([`LayerDir`](keelblock_actors::ports::LayerDir)); they never write to a layer, never follow a symlink of an
-//! image, and never remove anything below a mount. Which of them work here is found out by [`choose`].
+//! image, and never remove anything below a mount. Which of them work here is found out by [`choose()`].
 //!
 //! Mounts take the propagation of what they are attached to: below a shared mount they are shared, so that they are
 //! seen, and go, in every namespace that shares it. The launcher makes its own copies slaves of these.

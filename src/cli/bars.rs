@@ -8,22 +8,27 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use keelblock_actors::image::plan::LayerKey;
 use keelblock_actors::progress::{LayerEvent, NoObserver, Observer};
 
-/// Bars on standard error when that is a terminal and nobody asked for silence, else nothing.
-pub(super) fn observer(quiet: bool) -> Arc<dyn Observer> {
+/// Bars on standard error when that is a terminal and nobody asked for silence, else nothing. Layers that the store had
+/// are shown only to those who asked for a pull.
+pub(super) fn observer(quiet: bool, shows_reused: bool) -> Arc<dyn Observer> {
     if quiet || !std::io::stderr().is_terminal() {
         return Arc::new(NoObserver);
     }
-    Arc::new(Bars { all: MultiProgress::new(), layers: Mutex::default() })
+    Arc::new(Bars { all: MultiProgress::new(), layers: Mutex::default(), shows_reused })
 }
 
 struct Bars {
     all: MultiProgress,
     layers: Mutex<HashMap<LayerKey, ProgressBar>>,
+    shows_reused: bool,
 }
 
 impl Observer for Bars {
     fn layer(&self, key: &LayerKey, event: LayerEvent) {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        if event == LayerEvent::Reused && !self.shows_reused && !layers.contains_key(key) {
+            return;
+        }
         let bar = layers.entry(key.clone()).or_insert_with(|| {
             let bar = self.all.add(ProgressBar::no_length());
             bar.set_style(style("{prefix} {msg}"));

@@ -28,7 +28,7 @@ fn text<'a>(context: &'a Context<'_>, name: &str) -> &'a str {
 pub(super) async fn provision(context: &Context<'_>) -> Result<u8, CliError> {
     let id = container_id(text(context, "id"))?;
     let request = ImageRequest::cached(image_name(text(context, "image"))?);
-    let agent = context.agent(bars::observer(context.quiet)).await?;
+    let agent = context.agent(bars::observer(context.quiet, false)).await?;
     let provisioned = agent.provision(id.clone(), request).await;
     agent.shutdown().await;
     let provisioned = provisioned?;

@@ -39,7 +39,7 @@ pub(super) fn image_json(image: &keelblock_actors::image::plan::ImageIdentity) -
 pub(super) async fn pull(context: &Context<'_>) -> Result<u8, CliError> {
     let names: Vec<_> = context.matches.get_many::<String>("images").into_iter().flatten().collect();
     let names = names.into_iter().map(|text| image_name(text)).collect::<Result<Vec<_>, _>>()?;
-    let agent = context.agent(bars::observer(context.quiet)).await?;
+    let agent = context.agent(bars::observer(context.quiet, true)).await?;
     let pulls = names.into_iter().map(|name| agent.pull(ImageRequest { name, cached: false }));
     let results = futures_util::future::join_all(pulls).await;
     agent.shutdown().await;

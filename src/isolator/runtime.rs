@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use keelblock_actors::container::ContainerId;
 use keelblock_actors::error::IsolatorError;
 use keelblock_actors::image::plan::RuntimeConfig;
-use keelblock_actors::launch::{LaunchContext, LaunchPlan, set_once};
+use keelblock_actors::launch::{Credentials, LaunchContext, LaunchPlan, set_once};
 use keelblock_actors::ports::Isolator;
 
 use super::user::{User, resolve};
 use super::{Settings, command, environment, refused};
+use crate::rootless::IdMaps;
 
 /// See the module.
 pub(super) struct Runtime {
@@ -21,6 +22,7 @@ pub(super) struct Runtime {
     use_image_user: bool,
     arguments_replace_cmd: bool,
     sandbox_directory: PathBuf,
+    ids: IdMaps,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,11 @@ enum RuntimeError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "user {uid}:{gid} does not exist in the user namespace of this command; give this user numbers in /etc/subuid \
+         and /etc/subgid, or run as the container's root with --user 0 or --docker_ignore_user"
+    )]
+    NoSuchUser { uid: u32, gid: u32 },
     #[error("working directory {path} holds '..' or a null byte")]
     WorkingDirectory { path: PathBuf },
 }
@@ -45,6 +52,7 @@ impl Runtime {
             use_image_user: use_image && !settings.docker_ignore_user,
             arguments_replace_cmd: settings.arguments_replace_cmd,
             sandbox_directory: settings.sandbox_directory.clone(),
+            ids: settings.ids.clone(),
         }
     }
 
@@ -104,7 +112,11 @@ impl Isolator for Runtime {
             .map_err(|error| refused(self.name, id, error))?;
         let user = self.user(context, image)?;
         let directory = self.directory(context, image).map_err(|error| refused(self.name, id, error))?;
-        if user.credentials.uid != 0 {
+        let Credentials { uid, gid, .. } = user.credentials;
+        if !self.ids.has_uid(uid) || !self.ids.has_gid(gid) {
+            return Err(refused(self.name, id, RuntimeError::NoSuchUser { uid, gid }));
+        }
+        if uid != 0 {
             give_sandbox(&context.sandbox, &user).map_err(|error| refused(self.name, id, error))?;
         }
         let sandbox = if context.rootfs.is_some() { &self.sandbox_directory } else { &context.sandbox };

@@ -1,8 +1,8 @@
 //! What is remembered of containers, on disk: port `Records`.
 //!
 //! Truth lies in files below the work directory ([`layout`] draws them), shared by all processes on it. Who has a
-//! container is a lock that dies with its process ([`claim`]); records are small JSON files replaced by rename
-//! ([`file`]). Nothing here mounts, unmounts or starts anything, and nothing is removed below a mount.
+//! container is a lock that dies with its process (`claim`); records are small JSON files replaced by rename
+//! (`file`). Nothing here mounts, unmounts or starts anything, and nothing is removed below a mount.
 
 mod claim;
 mod file;

@@ -35,12 +35,11 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use keelblock_actors::container::RootfsRecord;
 use keelblock_actors::error::StoreError;
 use keelblock_actors::image::digest::DiffId;
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::LayerKey;
-use keelblock_actors::ports::{Claim, ImageRecord, Keep, LayerDir, Pruned, Store, StoredLayer};
+use keelblock_actors::ports::{Claim, ImageRecord, InUse, Keep, LayerDir, Pruned, Store, StoredLayer};
 use slog::Logger;
 
 pub use self::attributes::NotSet;
@@ -188,7 +187,7 @@ impl Store for DiskStore {
         self.layer_record(layer).map(|record| record.bytes)
     }
 
-    fn prune(&self, keep: &Keep, in_use: &[RootfsRecord]) -> Result<Pruned, StoreError> {
+    fn prune(&self, keep: &Keep, in_use: InUse<'_>) -> Result<Pruned, StoreError> {
         if format::read(&self.inner.layout, self.inner.privileges)?.is_none() {
             return Ok(Pruned::default());
         }

@@ -8,12 +8,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use keelblock_actors::container::RootfsRecord;
 use keelblock_actors::error::StoreError;
 use keelblock_actors::image::digest::{DiffId, Digest};
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::LayerKey;
-use keelblock_actors::ports::{Keep, Pruned};
+use keelblock_actors::ports::{InUse, Keep, Pruned};
 use slog::{Logger, debug, warn};
 
 use super::form::LayerRecord;
@@ -26,7 +25,7 @@ use crate::sys::lock::LockKind;
 pub(super) fn prune(
     layout: &Layout,
     keep: &Keep,
-    in_use: &[RootfsRecord],
+    in_use: InUse<'_>,
     log: &Logger,
 ) -> Result<Pruned, StoreError> {
     let store = pin::lock_store(layout, LockKind::Exclusive)?;
@@ -55,15 +54,18 @@ pub(super) fn prune(
 fn used(
     layout: &Layout,
     keep: &Keep,
-    in_use: &[RootfsRecord],
+    in_use: InUse<'_>,
     log: &Logger,
     pruned: &mut Pruned,
 ) -> Result<BTreeSet<DiffId>, StoreError> {
+    // Pins before records: what drops its pin in between has written its record by then.
+    let pinned = pin::pinned(layout, log)?;
+    let in_use = in_use().map_err(StoreError::InUse)?;
     let named =
         keep.images.iter().chain(in_use.iter().flat_map(|used| used.images.iter().map(|id| &id.name)));
     let named: BTreeSet<ImageName> = named.map(ImageName::canonical).collect();
     let mut used: BTreeSet<DiffId> = in_use.iter().flat_map(|used| used.layers.iter().cloned()).collect();
-    for key in pin::pinned(layout, log)? {
+    for key in pinned {
         match key {
             LayerKey::Diff(diff) => {
                 used.insert(diff);

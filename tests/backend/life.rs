@@ -266,7 +266,7 @@ fn a_crash_at_any_step_of_a_mount_leaves_what_unmount_takes_away() {
 
 #[test]
 fn a_copy_that_nobody_wants_any_more_stops_and_leaves_nothing() {
-    let bed = Bed::new();
+    let bed = Bed::in_memory();
     let layer = bed.layer("base");
     for directory in 0..200 {
         for file in 0..100 {

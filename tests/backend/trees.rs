@@ -217,7 +217,7 @@ fn three_hundred_layers_are_stacked() {
     if !privileged() {
         return;
     }
-    let bed = Bed::new();
+    let bed = Bed::in_memory();
     let layers: Vec<_> = (0..300)
         .map(|number| {
             let layer = bed.layer(&format!("layer-{number}"));
@@ -238,7 +238,7 @@ fn five_hundred_layers_are_the_limit_of_overlay_and_its_error_says_so() {
     if !privileged() {
         return;
     }
-    let bed = Bed::new();
+    let bed = Bed::in_memory();
     let layers: Vec<_> = (0..501).map(|number| bed.layer(&format!("{number}"))).collect();
     let stack = stack(&layers.iter().collect::<Vec<_>>());
     let overlay = OverlayBackend::default();

@@ -1,10 +1,10 @@
 //! The copy backend: a tree of its own, all layers applied.
 //!
 //! The layers are not applied one after the other: the tree is walked once, all layers side by side, and of every
-//! name only what no higher layer hides is copied ([`merge`]). So nothing is ever written and removed again, and
+//! name only what no higher layer hides is copied (`merge`). So nothing is ever written and removed again, and
 //! nothing that a lower layer put down is there to be written through: every entry is made anew, by name, in a
-//! directory that was made here and is held open. [`entry`] copies one entry, [`content`] the bytes of a file (by
-//! reflink where the filesystem can), [`links`] remembers hard links, [`tree`] is the walk and [`queue`] its threads.
+//! directory that was made here and is held open. `entry` copies one entry, `content` the bytes of a file (by
+//! reflink where the filesystem can), `links` remembers hard links, `tree` is the walk and `queue` its threads.
 
 mod content;
 mod entry;
