@@ -39,7 +39,12 @@ fn every_row_of_the_readme_has_the_digest_of_its_file() {
     }
     let images = files(&fixtures().join("images"));
     let listed = images.iter().filter(|path| !path.to_str().unwrap().contains("/oci/hello/"));
-    assert_eq!(rows, listed.count() + 3, "a row for each image, the layout's index, and two of the program");
+    let others = files(&fixtures().join("mountinfo")).len() + 3;
+    assert_eq!(
+        rows,
+        listed.count() + others,
+        "a row for each image and mount table, the layout's index, and two of the program"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! From a `LaunchPlan` to a [`Program`]: every argument of every system call between clone and exec, and beside
+//! From a `LaunchPlan` to a program: every argument of every system call between clone and exec, and beside
 //! each its words, should it fail.
 
 use std::ffi::CString;
