@@ -643,7 +643,13 @@ impl Store for World {
         self.lock().shown += 1;
         let hold = Arc::new(Shown(self.clone()));
         let path = PathBuf::from("/fake/layers").join(layer.diff_id.0.hex());
-        Ok(LayerDir { diff_id: layer.diff_id.clone(), path, user_xattrs: false, hold })
+        Ok(LayerDir {
+            diff_id: layer.diff_id.clone(),
+            path,
+            user_xattrs: false,
+            implied: Arc::default(),
+            hold,
+        })
     }
 
     fn pin(&self, layers: &[LayerKey]) -> Result<Box<dyn Send + Sync>, StoreError> {

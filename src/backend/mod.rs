@@ -12,6 +12,7 @@ pub mod bind;
 pub mod choose;
 pub mod copy;
 pub mod error;
+mod implied;
 mod metadata;
 pub mod overlay;
 mod place;

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use super::error::BackendError;
-use super::{metadata, place, stack};
+use super::{implied, metadata, place, stack};
 use crate::sys::mount::{DetachedMount, NewFilesystem};
 
 /// Layers that overlayfs stacks (fs/overlayfs/params.h, `OVL_MAX_STACK`).
@@ -143,9 +143,10 @@ impl Writable {
         let open =
             |path: &Path, access| stack::open_root(path, access).map_err(BackendError::io("open", path));
         let made = Self { upper: open(&upper, OFlags::RDONLY)?, work: open(&work, OFlags::PATH)? };
+        implied::carry_up(layers, &upper)?;
         let top = open(&layers[stack::root_of(layers)?].path, OFlags::RDONLY)?;
         let copy = || {
-            let stat = stack::root_stat(top.as_fd())?;
+            let stat = implied::stat_of(top.as_fd())?;
             metadata::copy_open(top.as_fd(), &stat, made.upper.as_fd(), &mut metadata::Room::default())
         };
         copy().map_err(BackendError::io("give the attributes of the root to", &upper))?;
@@ -280,7 +281,7 @@ mod tests {
             std::fs::create_dir_all(&path).unwrap();
             std::fs::write(path.join("which"), number.to_string()).unwrap();
             let diff_id = DiffId(Digest::of(&number.to_le_bytes()));
-            LayerDir { diff_id, path, user_xattrs: false, hold: Arc::new(()) }
+            LayerDir { diff_id, path, user_xattrs: false, implied: Arc::default(), hold: Arc::new(()) }
         };
         (0..layers).map(layer).collect()
     }

@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use keelblock_actors::ports::LayerDir;
-use rustix::fs::{CWD, Mode, OFlags, Stat, fgetxattr, openat};
+use rustix::fs::{CWD, Mode, OFlags, fgetxattr, openat};
 use rustix::io::Errno;
 
 use super::error::BackendError;
-use crate::store::NOBODYS_ROOT;
+use super::implied::is_nobodys;
 
 /// The layers of a stack that can be seen, topmost first.
 ///
@@ -42,20 +42,6 @@ pub(super) fn root_of(visible: &[&LayerDir]) -> Result<usize, BackendError> {
         }
     }
     Ok(visible.len() - 1)
-}
-
-/// The attributes of the root chosen by [`root_of`]: where no layer has an entry for it, its time is the epoch, as umoci
-/// has it.
-pub(super) fn root_stat(root: BorrowedFd<'_>) -> Result<Stat, Errno> {
-    let mut stat = rustix::fs::fstat(root)?;
-    if is_nobodys(&stat) {
-        stat.st_mtime_nsec = 0;
-    }
-    Ok(stat)
-}
-
-fn is_nobodys(root: &Stat) -> bool {
-    (root.st_mtime, root.st_mtime_nsec as u32) == NOBODYS_ROOT
 }
 
 fn has_opaque_root(layer: &LayerDir) -> io::Result<bool> {

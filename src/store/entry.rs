@@ -8,13 +8,14 @@
 //! say, and it opens nothing. Images with a docker store in them have some.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use super::attributes::{Attributes, Inherited, Made, NotSet, default_acl};
 use super::dirtimes::{DirTimes, NOBODYS_ROOT};
@@ -34,6 +35,8 @@ pub(super) struct Applied {
     pub(super) entries: u64,
     /// Directories that had no entry before something in them had.
     pub(super) implied_dirs: u64,
+    /// See [`LayerRecord::implied`](super::form::LayerRecord::implied).
+    pub(super) implied: Vec<String>,
     pub(super) not_set: NotSet,
 }
 
@@ -82,9 +85,25 @@ impl Applier {
     pub(super) fn finish(mut self) -> Result<Applied, Flaw> {
         let written = |source| Flaw::Write { path: self.at.clone(), source };
         let attributes = &mut self.attributes;
+        // An entry that came later says otherwise in a moment, by whatever path it led there.
+        let implied = std::mem::take(&mut self.tree.implied_paths);
+        for path in &implied {
+            if let Some(dir) = open_still(self.tree.root(), path).map_err(written)? {
+                beneath::set_times_fd(dir, NOBODYS_ROOT.0, NOBODYS_ROOT.1).map_err(written)?;
+            }
+        }
         self.times
             .apply(self.tree.root(), |dir: BorrowedFd<'_>, acl: &[u8]| attributes.set_default_acl(dir, acl))
             .map_err(written)?;
+        for path in implied {
+            let Some(dir) = open_still(self.tree.root(), &path).map_err(written)? else { continue };
+            let stat = beneath::stat_fd(&dir).map_err(written)?;
+            if (stat.st_mtime, stat.st_mtime_nsec as u32) == NOBODYS_ROOT
+                && let Ok(path) = String::from_utf8(path)
+            {
+                self.applied.implied.push(path);
+            }
+        }
         self.applied.implied_dirs = self.tree.implied;
         self.applied.not_set = self.attributes.not_set;
         Ok(self.applied)
@@ -339,5 +358,16 @@ fn not_found(error: io::Error, missing: impl Fn() -> Failed) -> Failed {
     match error.kind() {
         io::ErrorKind::NotFound => missing(),
         _ => error.into(),
+    }
+}
+
+/// A directory of the layer, if that is what it still is.
+fn open_still(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Option<OwnedFd>> {
+    match beneath::read_dir_beneath(root, path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            _ => Err(error),
+        },
     }
 }

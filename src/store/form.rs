@@ -5,7 +5,7 @@
 //! mount that the [`LayerDir`]'s hold keeps.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keelblock_actors::error::StoreError;
@@ -41,9 +41,13 @@ pub struct LayerRecord {
     pub blob: Option<Digest>,
     /// How that was compressed.
     pub compression: Compression,
-    /// Directories that have no entry of their own in the tar: root's, mode 0755, time of unpacking.
+    /// How many directories were made before an entry of their own came, if one ever did: root's, mode 0755.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub implied_dirs: u64,
+    /// Those that never got one, relative to the root: backends give them the attributes of the same directory in a
+    /// lower layer. At most 1024, and none whose name is not UTF-8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub implied: Vec<String>,
     /// What the layer asked for and did not get.
     #[serde(default, skip_serializing_if = "NotSet::is_empty")]
     pub not_set: NotSet,
@@ -80,6 +84,7 @@ impl LayerRecord {
                 diff_id: self.diff_id.clone(),
                 path: layout.layer(&self.diff_id).join(TREE),
                 user_xattrs: namespace == Namespace::User,
+                implied: self.implied.iter().map(PathBuf::from).collect(),
                 hold: Arc::new(()),
             },
         }

@@ -55,6 +55,10 @@ impl From<io::Error> for Lost {
     }
 }
 
+/// Implied directories that are remembered by path. 1024: real layers have some ten at most; of more, attributes are
+/// root's and 0755.
+const IMPLIED_MAX: usize = 1024;
+
 /// See the module.
 pub(super) struct Tree {
     root: OwnedFd,
@@ -63,11 +67,13 @@ pub(super) struct Tree {
     open: Vec<(Vec<u8>, Rc<Dir>)>,
     /// Directories made because something in them came first.
     pub(super) implied: u64,
+    /// Which, up to [`IMPLIED_MAX`].
+    pub(super) implied_paths: Vec<Vec<u8>>,
 }
 
 impl Tree {
     pub(super) fn new(root: OwnedFd, namespace: Namespace) -> Self {
-        Self { root, namespace, open: Vec::new(), implied: 0 }
+        Self { root, namespace, open: Vec::new(), implied: 0, implied_paths: Vec::new() }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -130,7 +136,14 @@ impl Tree {
             }
             let parent = beneath::open_dir_beneath(self.root(), &done.join(&b'/'))?;
             match beneath::stat(parent.as_fd(), &name)? {
-                None => self.make_one(parent.as_fd(), &name)?,
+                None => {
+                    self.make_one(parent.as_fd(), &name)?;
+                    if self.implied_paths.len() < IMPLIED_MAX {
+                        done.push(name);
+                        self.implied_paths.push(done.join(&b'/'));
+                        continue;
+                    }
+                }
                 Some(stat) => match FileType::from_raw_mode(stat.st_mode) {
                     FileType::Directory => {}
                     FileType::Symlink => {

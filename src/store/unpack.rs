@@ -150,6 +150,7 @@ impl Job<'_> {
             blob: self.declared.clone(),
             compression,
             implied_dirs: applied.implied_dirs,
+            implied: applied.implied,
             not_set: applied.not_set,
         })
     }

@@ -24,8 +24,9 @@ use super::links::Links;
 use super::merge::{Kind, Merge, Verdict};
 use super::queue::Queue;
 use crate::backend::error::BackendError;
+use crate::backend::implied::{is_nobodys, stat_of};
 use crate::backend::metadata::{self, Room};
-use crate::backend::stack::{is_opaque, open_root, root_of, root_stat};
+use crate::backend::stack::{is_opaque, open_root, root_of};
 
 /// Roots of layers kept open. 128: with four threads and two copies at once that stays well below the usual 1024
 /// open files; of more layers, the roots are opened when they are needed.
@@ -149,13 +150,22 @@ impl Tree<'_> {
             if directory.left.fetch_sub(1, Ordering::AcqRel) > 1 {
                 break;
             }
-            let layer = if directory.parent.is_some() { directory.layers[0] } else { self.root_of };
             let path = directory.path();
+            let layer = if directory.parent.is_some() { directory.layers[0] } else { self.root_of };
             let mut finish = || {
-                let from = self.open_layer(layer, &path)?;
+                let mut from = self.open_layer(layer, &path)?;
+                if directory.parent.is_some() && is_nobodys(&fstat(&from)?) {
+                    // Only implied here: the topmost that has an entry for it tells.
+                    for lower in &directory.layers[1..] {
+                        let below = self.open_layer(*lower, &path)?;
+                        if !is_nobodys(&fstat(&below)?) {
+                            from = below;
+                            break;
+                        }
+                    }
+                }
                 let to = self.open_copy(&path, OFlags::RDONLY)?;
-                let stat = if directory.parent.is_some() { fstat(&from)? } else { root_stat(from.as_fd())? };
-                metadata::copy_open(from.as_fd(), &stat, to.as_fd(), room)
+                metadata::copy_open(from.as_fd(), &stat_of(from.as_fd())?, to.as_fd(), room)
             };
             finish().map_err(self.failed("copy the attributes of", &path, layer))?;
             at = directory.parent.as_ref();
