@@ -383,6 +383,12 @@ pub const FLAGS: &[Flag] = &[
     limit!(index_depth_max, "N", "Indexes within indexes [default: 4]", at_least_one),
     limit!(layers_max, "N", "Layers of an image [default: 500]", at_least_one),
     limit!(layer_bytes_max, "BYTES", "Unpacked file bytes of a layer [default: 64G]", bytes),
+    limit!(
+        layer_expansion_max,
+        "N",
+        "Times its size a layer may become when decompressed [default: 200]",
+        wide_number
+    ),
     limit!(layer_entries_max, "N", "Entries of a layer [default: 10000000]", wide_number),
     limit!(path_bytes_max, "BYTES", "Length of a path in a layer [default: 4096]", small_bytes),
     limit!(xattr_bytes_max, "BYTES", "All xattrs of an entry together [default: 64K]", small_bytes),

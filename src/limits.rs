@@ -28,6 +28,9 @@ pub struct Limits {
     /// Bytes of the uncompressed tar of one layer, which bounds its files and a decompression bomb alike. 64 GiB:
     /// model images have layers of tens of GB.
     pub layer_bytes_max: u64,
+    /// How many times its size a blob may become when it is decompressed, once that is more than 1 GiB. 200: layers
+    /// become 2 to 20 times as large; only those of zeros reach the 1000 of gzip and more.
+    pub layer_expansion_max: u64,
     /// Entries of one layer. 10 million: an inode takes some 0.3 to 1 KB of disk.
     pub layer_entries_max: u64,
     /// Bytes of a path in a layer. 4096: PATH_MAX.
@@ -65,6 +68,7 @@ impl Default for Limits {
             index_depth_max: 4,
             layers_max: 500,
             layer_bytes_max: 64 << 30,
+            layer_expansion_max: 200,
             layer_entries_max: 10_000_000,
             path_bytes_max: 4096,
             xattr_bytes_max: 64 << 10,

@@ -36,6 +36,16 @@ impl NotSet {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Counts these as well.
+    pub(super) fn add(&mut self, other: &Self) {
+        let Self { owners, devices, xattrs, whiteout_devices, foreign_xattrs } = other;
+        self.owners += owners;
+        self.devices += devices;
+        self.xattrs += xattrs;
+        self.whiteout_devices += whiteout_devices;
+        self.foreign_xattrs += foreign_xattrs;
+    }
 }
 
 /// What was made, to be given its attributes.

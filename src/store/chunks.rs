@@ -1,120 +1,147 @@
-//! Buffers of tar bytes from the thread that decompresses to the thread that unpacks, a few and always the same.
+//! Buffers on their way from one stage of unpacking to the next: a few of each kind, used again and again.
+//!
+//! A buffer is filled from the [`Pool`] of its stage, lent out as [`Bytes`] to everyone who reads it, and comes back to
+//! the pool when the last of them is done with it, whichever thread that is. So the pools bound the memory of a layer and
+//! slow a fast stage down to its slowest reader, and the channels between the stages need no bound of their own.
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
-use keelblock_actors::image::digest::Hasher;
-use keelblock_actors::stop::Stop;
+use bytes::Bytes;
 
 use super::flaw::Flaw;
-use super::tar::Source;
 
-/// Bytes of one buffer: small next to a layer, large next to a file header and the cost of handing over.
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
-/// Buffers of one layer, full or empty: 1 MiB in all.
-const CHUNKS: usize = 4;
-
-enum Sent {
-    Chunk(Vec<u8>),
-    /// The tar ended here, and its blob with it; without this the sender gave up.
-    End,
-}
-
-/// The sending end.
-pub(super) struct Sending {
-    full: SyncSender<Sent>,
+/// Buffers of one size.
+pub(super) struct Pool {
     empty: Receiver<Vec<u8>>,
+    back: Sender<Vec<u8>>,
+    buffer_bytes: usize,
 }
 
-/// The receiving end: counts and hashes what comes.
-pub(super) struct Receiving {
-    full: Receiver<Sent>,
-    empty: Sender<Vec<u8>>,
-    chunk: Vec<u8>,
-    used: usize,
-    ended: bool,
-    hasher: Hasher,
-    bytes: u64,
-    bytes_max: u64,
-    stop: Stop,
+/// A filled buffer; on its end it goes back.
+struct Lent {
+    buffer: Vec<u8>,
+    back: Sender<Vec<u8>>,
 }
 
-/// Both ends; the tar is hashed by `hasher` and may be no longer than `bytes_max`.
-pub(super) fn pipe(hasher: Hasher, bytes_max: u64, stop: &Stop) -> (Sending, Receiving) {
-    let (full_in, full_out) = sync_channel(CHUNKS);
-    let (empty_in, empty_out) = channel();
-    for _ in 0..CHUNKS {
-        // The receiver is right here.
-        let _ = empty_in.send(Vec::new());
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
     }
-    let receiving = Receiving {
-        full: full_out,
-        empty: empty_in,
-        chunk: Vec::new(),
-        used: 0,
-        ended: false,
-        hasher,
-        bytes: 0,
-        bytes_max,
-        stop: stop.clone(),
-    };
-    (Sending { full: full_in, empty: empty_out }, receiving)
 }
 
-impl Sending {
-    /// An empty buffer of [`CHUNK_BYTES`]; waits for one. `Cut` = the receiver is gone.
-    pub(super) fn buffer(&self) -> Result<Vec<u8>, Flaw> {
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // Nobody takes it any more when the pool is gone.
+        let _ = self.back.send(std::mem::take(&mut self.buffer));
+    }
+}
+
+impl Pool {
+    /// So many buffers; memory is taken when they are first used.
+    pub(super) fn new(buffers: usize, buffer_bytes: usize) -> Self {
+        let (back, empty) = channel();
+        for _ in 0..buffers {
+            // The receiver is right here.
+            let _ = back.send(Vec::new());
+        }
+        Self { empty, back, buffer_bytes }
+    }
+
+    /// A buffer, of its full length; waits until one is back.
+    pub(super) fn take(&self) -> Result<Vec<u8>, Flaw> {
+        // Never an error: the pool holds a sender itself.
         let mut buffer = self.empty.recv().map_err(|_| Flaw::Cut)?;
-        buffer.resize(CHUNK_BYTES, 0);
+        buffer.resize(self.buffer_bytes, 0);
         Ok(buffer)
     }
 
-    /// Sends a buffer, of which so many bytes are filled.
-    pub(super) fn send(&self, mut buffer: Vec<u8>, bytes: usize) -> Result<(), Flaw> {
+    /// Lends a buffer of this pool, of which so many bytes are filled.
+    pub(super) fn lend(&self, mut buffer: Vec<u8>, bytes: usize) -> Bytes {
         buffer.truncate(bytes);
-        self.full.send(Sent::Chunk(buffer)).map_err(|_| Flaw::Cut)
+        Bytes::from_owner(Lent { buffer, back: self.back.clone() })
+    }
+}
+
+/// What goes from stage to stage.
+pub(super) enum Sent {
+    /// Bytes, never none.
+    Chunk(Bytes),
+    /// All was sent; without this the sender gave up.
+    End,
+}
+
+/// The sending end of what one stage reads.
+pub(super) struct Sending(Sender<Sent>);
+
+/// The receiving end.
+pub(super) struct Receiving {
+    from: Receiver<Sent>,
+    ended: bool,
+}
+
+/// Both ends.
+pub(super) fn pipe() -> (Sending, Receiving) {
+    let (to, from) = channel();
+    (Sending(to), Receiving { from, ended: false })
+}
+
+impl Sending {
+    /// Sends bytes; `Cut` = the receiver is gone.
+    pub(super) fn send(&self, chunk: Bytes) -> Result<(), Flaw> {
+        self.0.send(Sent::Chunk(chunk)).map_err(|_| Flaw::Cut)
     }
 
     /// Says that all was sent.
     pub(super) fn end(self) -> Result<(), Flaw> {
-        self.full.send(Sent::End).map_err(|_| Flaw::Cut)
+        self.0.send(Sent::End).map_err(|_| Flaw::Cut)
     }
 }
 
 impl Receiving {
-    /// The hash of all that came.
-    pub(super) fn into_hasher(self) -> Hasher {
-        self.hasher
+    /// The next bytes, waited for; `None` = the sender has sent all; `Cut` = it gave up.
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, Flaw> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.from.recv().map_err(|_| Flaw::Cut)? {
+            Sent::Chunk(chunk) => Ok(Some(chunk)),
+            Sent::End => {
+                self.ended = true;
+                Ok(None)
+            }
+        }
     }
 }
 
-impl Source for Receiving {
-    fn fill(&mut self) -> Result<&[u8], Flaw> {
-        while self.used == self.chunk.len() && !self.ended {
-            if self.stop.is_raised() {
-                return Err(Flaw::Stopped);
-            }
-            match self.full.recv().map_err(|_| Flaw::Cut)? {
-                Sent::End => self.ended = true,
-                Sent::Chunk(chunk) => {
-                    self.bytes += chunk.len() as u64;
-                    if self.bytes > self.bytes_max {
-                        let limit = self.bytes_max;
-                        return Err(Flaw::Limit { limit, unit: "bytes", flag: "layer_bytes_max" });
-                    }
-                    self.hasher.update(&chunk);
-                    let empty = std::mem::replace(&mut self.chunk, chunk);
-                    self.used = 0;
-                    // The first one given back is none of the four.
-                    if empty.capacity() > 0 {
-                        let _ = self.empty.send(empty);
-                    }
-                }
-            }
-        }
-        Ok(&self.chunk[self.used..])
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_when_its_last_reader_is_done() {
+        let pool = Pool::new(1, 8);
+        let mut buffer = pool.take().unwrap();
+        buffer[..3].copy_from_slice(b"abc");
+        let (to, mut from) = pipe();
+        let lent = pool.lend(buffer, 3);
+        let part = lent.slice(1..2);
+        to.send(lent).unwrap();
+        assert_eq!(from.next().unwrap().unwrap(), &b"abc"[..]);
+        assert!(pool.empty.try_recv().is_err(), "a part of it is still read");
+        assert_eq!(part, &b"b"[..]);
+        drop(part);
+        assert_eq!(pool.take().unwrap().len(), 8);
+        to.end().unwrap();
+        assert!(from.next().unwrap().is_none() && from.next().unwrap().is_none());
     }
 
-    fn consume(&mut self, bytes: usize) {
-        self.used += bytes;
+    #[test]
+    fn a_sender_that_gives_up_cuts_the_reader_off() {
+        let (to, mut from) = pipe();
+        drop(to);
+        assert!(matches!(from.next(), Err(Flaw::Cut)));
+        let (to, from) = pipe();
+        drop(from);
+        assert!(matches!(to.send(Bytes::from_static(b"x")), Err(Flaw::Cut)));
     }
 }

@@ -9,10 +9,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -21,6 +21,7 @@ use super::attributes::{Attributes, Inherited, Made, NotSet, default_acl};
 use super::dirtimes::{DirTimes, NOBODYS_ROOT};
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
+use super::job::{JOB_BYTES_MAX, Job};
 use super::tar::{Kind, Member, Reader, Source};
 use super::tree::{Dir, Lost, Tree, clean, components, is_whiteout, split};
 use super::whiteout::{self, Namespace, Sign};
@@ -51,16 +52,18 @@ pub(super) struct Applier {
     spill: PathBuf,
     applied: Applied,
     whiteouts: bool,
+    helper: Option<SyncSender<Job>>,
 }
 
 impl Applier {
     /// Applies to the directory at `at`, whose owner and mode are root's and 0755 until an entry says otherwise.
-    /// `spill` is a name for a file that may be made meanwhile.
+    /// `spill` is a name for a file that may be made meanwhile. A helper is given small files to complete.
     pub(super) fn new(
         at: PathBuf,
         spill: PathBuf,
         namespace: Namespace,
         in_user_namespace: bool,
+        helper: Option<SyncSender<Job>>,
     ) -> io::Result<Self> {
         let root = beneath::open_root(&at)?;
         let attributes = Attributes::new(in_user_namespace);
@@ -68,21 +71,22 @@ impl Applier {
         let (mut times, applied) = (DirTimes::default(), Applied::default());
         // Until an entry of the root says otherwise: a later note wins.
         times.note(b"", NOBODYS_ROOT, b"", &spill)?;
-        Ok(Self { tree, namespace, attributes, times, at, spill, applied, whiteouts: false })
+        Ok(Self { tree, namespace, attributes, times, at, spill, applied, whiteouts: false, helper })
     }
 
     /// Applies one member; its payload is the reader's.
-    pub(super) fn apply<S: Source>(&mut self, member: &Member, payload: &mut Reader<S>) -> Result<(), Flaw> {
+    pub(super) fn apply<S: Source>(
+        &mut self,
+        mut member: Member,
+        payload: &mut Reader<S>,
+    ) -> Result<(), Flaw> {
         self.applied.entries += 1;
-        self.try_apply(member, payload).map_err(|failed| match failed {
-            Failed::Entry(source) => Flaw::Entry { path: member.path.clone(), source },
-            Failed::Io(source) => Flaw::Write { path: self.shown(&member.path), source },
-            Failed::Flaw(flaw) => flaw,
-        })
+        let applied = self.try_apply(&mut member, payload);
+        applied.map_err(|failed| failed.of(member.path, &self.at))
     }
 
-    /// Sets what had to wait for the last entry.
-    pub(super) fn finish(mut self) -> Result<Applied, Flaw> {
+    /// Sets what had to wait for the last entry. The helper must have ended; `helped` is what it could not set.
+    pub(super) fn finish(mut self, helped: &NotSet) -> Result<Applied, Flaw> {
         let written = |source| Flaw::Write { path: self.at.clone(), source };
         let attributes = &mut self.attributes;
         // An entry that came later says otherwise in a moment, by whatever path it led there.
@@ -106,15 +110,16 @@ impl Applier {
         }
         self.applied.implied_dirs = self.tree.implied;
         self.applied.not_set = self.attributes.not_set;
+        self.applied.not_set.add(helped);
         Ok(self.applied)
     }
 
-    fn shown(&self, path: &[u8]) -> PathBuf {
-        let relative = components(path).map(std::ffi::OsStr::from_bytes).collect::<PathBuf>();
-        self.at.join(relative)
+    /// Lets the helper go: it ends when it has done what it was given.
+    pub(super) fn dismiss_helper(&mut self) {
+        self.helper = None;
     }
 
-    fn try_apply<S: Source>(&mut self, member: &Member, payload: &mut Reader<S>) -> Result<(), Failed> {
+    fn try_apply<S: Source>(&mut self, member: &mut Member, payload: &mut Reader<S>) -> Result<(), Failed> {
         let path = clean(&member.path)?;
         if path.is_empty() {
             return self.root(member);
@@ -173,11 +178,30 @@ impl Applier {
         &mut self,
         dir: &Dir,
         name: &[u8],
-        member: &Member,
+        member: &mut Member,
         payload: &mut Reader<S>,
     ) -> Result<(), Failed> {
         let mode = member.mode & 0o777;
         let file = self.make(dir, name, || beneath::create_file(dir.as_fd(), name, mode))?;
+        let inherited = Inherited { ours: !dir.setgid };
+        if let Some(helper) = &self.helper
+            && member.sparse.is_none()
+            && member.size <= JOB_BYTES_MAX
+        {
+            self.applied.bytes += member.size;
+            let content = payload.lend(member.size)?;
+            let job = Job { file, content, inherited, member: std::mem::take(member) };
+            return match helper.try_send(job) {
+                Ok(()) => Ok(()),
+                // It has enough to do: this one is ours.
+                Err(TrySendError::Full(mut job)) => {
+                    let done = job.complete(&mut self.attributes);
+                    *member = job.member;
+                    done
+                }
+                Err(TrySendError::Disconnected(_)) => Err(Flaw::Cut.into()),
+            };
+        }
         match &member.sparse {
             None => self.applied.bytes += write(&file, 0, member.size, payload)?,
             Some(segments) => {
@@ -188,7 +212,7 @@ impl Applier {
             }
         }
         let made = Made::Open(&file);
-        self.attributes.set(made, member, Inherited { ours: !dir.setgid })?;
+        self.attributes.set(made, member, inherited)?;
         Ok(made.set_times(member.mtime)?)
     }
 

@@ -1,18 +1,35 @@
 //! Why one entry was not applied: whether the entry, the stream or the disk is to blame.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use super::attributes::Unset;
 use super::flaw::{EntryError, Flaw};
-use super::tree::Lost;
+use super::tree::{Lost, components};
 
 /// See the module.
 pub(super) enum Failed {
     Entry(EntryError),
     Io(io::Error),
     Flaw(Flaw),
+}
+
+impl Failed {
+    /// As a flaw of the entry with this path, in the tree at `tree`.
+    pub(super) fn of(self, path: Vec<u8>, tree: &Path) -> Flaw {
+        match self {
+            Self::Entry(source) => Flaw::Entry { path, source },
+            Self::Io(source) => {
+                let relative = components(&path).map(OsStr::from_bytes).collect::<PathBuf>();
+                Flaw::Write { path: tree.join(relative), source }
+            }
+            Self::Flaw(flaw) => flaw,
+        }
+    }
 }
 
 impl From<io::Error> for Failed {

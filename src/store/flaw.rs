@@ -5,9 +5,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use keelblock_actors::error::{Cause, UnpackError, quote};
-use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::image::plan::{Compression, LayerKey};
 
 /// See the module.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) enum Flaw {
     Read(io::Error),
     /// Fewer or more bytes than declared.
     Size { expected: u64, actual: u64 },
+    /// It is compressed otherwise than declared.
+    Compression { declared: Compression, found: Compression, media_type: String },
     /// What came is not what it should be.
     Stream { what: &'static str, source: Cause },
     /// An entry must not or cannot be unpacked.
@@ -37,6 +40,9 @@ impl Flaw {
         match self {
             Self::Read(source) => UnpackError::Read { layer, source },
             Self::Size { expected, actual } => UnpackError::WrongSize { layer, expected, actual },
+            Self::Compression { declared, found, media_type } => {
+                UnpackError::WrongCompression { layer, media_type, declared, found }
+            }
             Self::Stream { what, source } => UnpackError::BadStream { layer, what: what.to_owned(), source },
             Self::Entry { path, source } => {
                 UnpackError::BadEntry { layer, entry: text(&path), source: source.into() }
@@ -54,11 +60,28 @@ impl Flaw {
         }
     }
 
+    /// As an [`io::Error`], to pass through a decoder unharmed.
+    pub(super) fn carried(self) -> io::Error {
+        io::Error::other(Carried(Mutex::new(Some(self))))
+    }
+
+    /// What a decoder failed with: the flaw that its source carried, or one of the stream it decodes.
+    pub(super) fn of_decoder(what: &'static str, error: io::Error) -> Self {
+        let carried = error.get_ref().and_then(|error| error.downcast_ref::<Carried>());
+        let carried = carried.and_then(|Carried(flaw)| flaw.lock().ok()?.take());
+        carried.unwrap_or_else(|| Self::Stream { what, source: error.into() })
+    }
+
     /// No tar, in these words.
     pub(super) fn tar(reason: &'static str) -> Self {
         Self::Stream { what: "tar", source: reason.into() }
     }
 }
+
+/// A flaw on its way through code that knows [`io::Error`] only.
+#[derive(Debug, thiserror::Error)]
+#[error("the blob cannot be read")]
+struct Carried(Mutex<Option<Flaw>>);
 
 /// Bytes from a tar, for a message.
 pub(super) fn text(bytes: &[u8]) -> String {

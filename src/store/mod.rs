@@ -9,7 +9,6 @@
 //! numbers and sizes are checked where they are read (`tar`), paths resolve beneath a descriptor (`tree`).
 
 mod attributes;
-mod blob;
 mod chunks;
 mod commit;
 mod decompress;
@@ -20,8 +19,11 @@ mod flaw;
 mod form;
 mod format;
 mod images;
+mod intake;
+mod job;
 mod layout;
 mod pin;
+mod pipeline;
 mod privileges;
 mod prune;
 mod recover;

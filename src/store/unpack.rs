@@ -1,33 +1,30 @@
 //! The way of a blob into the store: read, counted and hashed, decompressed, hashed again, unpacked.
 //!
-//! ```text
-//! calling thread:  source -> size and blob digest -> decompress --chunks--> diff hash -> tar -> files :second thread
-//! ```
-//!
-//! One pass and no copy on disk. Memory is the chunks, what decompressing needs, and one entry's headers, whatever the
-//! layer's size. Nothing is trusted before its hash is known: all of it goes to a private directory, and only when size,
+//! One pass (`pipeline`) and no copy on disk. Nothing is trusted before its hash is known: all of it goes to a private directory, and only when size,
 //! blob digest and diff ID are right is that committed.
 
-use std::cell::RefCell;
 use std::io::{self, Read};
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use keelblock_actors::error::UnpackError;
 use keelblock_actors::image::digest::{DiffId, Digest, Hasher};
-use keelblock_actors::image::plan::{Compression, LayerKey, LayerSpec};
+use keelblock_actors::image::plan::{LayerKey, LayerSpec};
 use keelblock_actors::ports::{Staging, StoredLayer};
 use keelblock_actors::stop::Stop;
 use slog::{info, warn};
 
 use super::Inner;
-use super::blob::{BlobReader, Tally};
-use super::chunks::{self, Receiving, Sending};
+use super::attributes::{Attributes, NotSet};
 use super::entry::{Applied, Applier};
 use super::flaw::Flaw;
 use super::form::{Form, LayerRecord};
+use super::intake::Intake;
+use super::job::{self, JOBS};
 use super::layout::TREE;
+use super::pipeline::{Stages, Threads, join, start};
 use super::stage::Stage;
-use super::tar::{Bounds, Reader};
+use super::tar::{Bounds, Reader, Source};
 use super::whiteout::Namespace;
 use crate::sys::lock::NamedLock;
 
@@ -105,111 +102,62 @@ impl Job<'_> {
             LayerKey::Diff(diff) => diff.0.hasher(),
             LayerKey::Blob(_) => Hasher::sha256(),
         };
-        let tally = Tally::new(self.layer.blob.size, self.declared.as_ref(), limits.layer_bytes_max);
-        let (sending, receiving) = chunks::pipe(hasher, limits.layer_bytes_max, self.stop);
-        let mut reader = BlobReader { blob, tally: &tally, stop: self.stop };
-        let (sent, applied) = std::thread::scope(|scope| {
-            let worker = std::thread::Builder::new().name("unpack".to_owned());
-            let worker = match worker.spawn_scoped(scope, || self.apply(receiving)) {
-                Ok(worker) => worker,
-                Err(source) => {
-                    let path = self.stage.path().to_owned();
-                    return (Err(Flaw::Write { path, source }.of(self.key)), Err(Flaw::Cut));
-                }
-            };
-            let sent = self.send(&mut reader, &tally, sending);
-            // A panic over there is one over here: the pool makes an error of it.
-            let applied = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (sent, applied)
-        });
-        let (compression, (applied, diff)) = match (sent, applied) {
-            (Ok(compression), Ok(applied)) => (compression, applied),
-            (sent, applied) => {
-                let error = match (sent, applied) {
-                    (_, Err(flaw)) if !matches!(flaw, Flaw::Cut) => flaw.of(self.key),
-                    (Err(error), _) => error,
-                    (Ok(_), _) => Flaw::Cut.of(self.key),
-                };
-                return Err(self.diagnosed(error, &mut reader, &tally));
-            }
-        };
-        if let Some(error) = self.wrong_digest(&tally) {
-            return Err(error);
-        }
-        let diff_id = DiffId(diff);
+        let (size, declared) = (self.layer.blob.size, self.declared.as_ref());
+        let mut intake = Intake::new(blob, size, declared, limits.layer_bytes_max, self.stop);
+        let stages = Stages { blob: &self.layer.blob, limits, stop: self.stop };
+        let ran = stages
+            .run(&mut intake, hasher, |tar, threads| self.apply(tar, threads))
+            .map_err(|flaw| self.diagnosed(flaw, &mut intake))?;
+        self.verify_blob(&mut intake)?;
+        let diff_id = DiffId(ran.digest);
         if let LayerKey::Diff(expected) = self.key
             && *expected != diff_id
         {
             return Err(UnpackError::WrongDiffId { layer: self.key.clone(), actual: diff_id });
         }
+        let applied = ran.made;
         Ok(LayerRecord {
             form: Form::Tree,
             diff_id,
             bytes: applied.bytes,
             entries: applied.entries,
             blob: self.declared.clone(),
-            compression,
+            compression: ran.compression,
             implied_dirs: applied.implied_dirs,
             implied: applied.implied,
             not_set: applied.not_set,
         })
     }
 
-    /// Decompresses the blob to its end.
-    fn send(
-        &self,
-        reader: &mut BlobReader<'_>,
-        tally: &RefCell<Tally>,
-        sending: Sending,
-    ) -> Result<Compression, UnpackError> {
-        let failed = |compression: Option<Compression>, error: io::Error| {
-            let flaw = tally.borrow_mut().take_flaw().unwrap_or_else(|| Flaw::Stream {
-                what: match compression {
-                    Some(Compression::Gzip) => "gzip stream",
-                    Some(Compression::Zstd) => "zstd stream",
-                    Some(Compression::None) | None => "layer",
-                },
-                source: error.into(),
-            });
-            flaw.of(self.key)
+    /// Unpacks the tar, with a second thread if there may be one.
+    fn apply(&self, tar: &mut dyn Source, threads: Threads) -> Result<Applied, Flaw> {
+        let at = self.stage.path().join(TREE);
+        let written = |source| Flaw::Write { path: at.clone(), source };
+        make_root(&at).map_err(written)?;
+        let in_user_namespace = self.store.privileges.in_user_namespace;
+        let applier = |helper| {
+            let spill = self.stage.path().join("times");
+            Applier::new(at.clone(), spill, self.namespace, in_user_namespace, helper).map_err(written)
         };
-        let mut opened = super::decompress::open(&mut *reader).map_err(|error| failed(None, error))?;
-        let found = opened.compression;
-        if let Some(declared) = self.layer.blob.compression
-            && declared != found
-        {
-            return Err(UnpackError::WrongCompression {
-                layer: self.key.clone(),
-                media_type: self.layer.blob.media_type.clone().unwrap_or_default(),
-                declared,
-                found,
-            });
-        }
-        loop {
-            let mut buffer = sending.buffer().map_err(|flaw| flaw.of(self.key))?;
-            let mut filled = 0;
-            while filled < buffer.len() {
-                match opened.reader.read(&mut buffer[filled..]) {
-                    Ok(0) => break,
-                    Ok(bytes) => filled += bytes,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(failed(Some(found), error)),
+        match threads {
+            Threads::One => self.apply_all(tar, applier(None)?)?.finish(&NotSet::default()),
+            Threads::Many => std::thread::scope(|scope| {
+                let (to, jobs) = sync_channel(JOBS);
+                let attributes = Attributes::new(in_user_namespace);
+                let helper = start(scope, "write", || job::work(&{ jobs }, attributes, &at))?;
+                let applied = self.apply_all(tar, applier(Some(to))?);
+                match (join(helper), applied) {
+                    (Ok(helped), applied) => applied?.finish(&helped),
+                    // It is what cut the first thread off, if anything did.
+                    (Err(flaw), Ok(_) | Err(Flaw::Cut)) => Err(flaw),
+                    (Err(_), Err(flaw)) => Err(flaw),
                 }
-            }
-            if filled == 0 {
-                break;
-            }
-            sending.send(buffer, filled).map_err(|flaw| flaw.of(self.key))?;
+            }),
         }
-        drop(opened);
-        // The stream may have known its end without having seen the blob's.
-        io::copy(reader, &mut io::sink()).map_err(|error| failed(Some(found), error))?;
-        sending.end().map_err(|flaw| flaw.of(self.key))?;
-        Ok(found)
     }
 
-    /// Unpacks what comes.
-    fn apply(&self, receiving: Receiving) -> Result<(Applied, Digest), Flaw> {
+    /// Applies all entries and reads the tar to its end; lets the helper go.
+    fn apply_all(&self, tar: &mut dyn Source, mut applier: Applier) -> Result<Applier, Flaw> {
         let limits = &self.store.limits;
         let bounds = Bounds {
             entries_max: limits.layer_entries_max,
@@ -217,49 +165,40 @@ impl Job<'_> {
             xattr_bytes_max: limits.xattr_bytes_max,
             pax_bytes_max: limits.pax_bytes_max,
         };
-        let at = self.stage.path().join(TREE);
-        let written = |source| Flaw::Write { path: at.clone(), source };
-        make_root(&at).map_err(written)?;
-        let spill = self.stage.path().join("times");
-        let in_user_namespace = self.store.privileges.in_user_namespace;
-        let mut applier =
-            Applier::new(at.clone(), spill, self.namespace, in_user_namespace).map_err(written)?;
-        let mut reader = Reader::new(receiving, bounds);
+        let mut reader = Reader::new(tar, bounds);
         while let Some(member) = reader.next()? {
             if self.stop.is_raised() {
                 return Err(Flaw::Stopped);
             }
-            applier.apply(&member, &mut reader)?;
+            applier.apply(member, &mut reader)?;
         }
-        let hasher = reader.finish()?.into_hasher();
-        Ok((applier.finish()?, hasher.finish()))
+        reader.finish()?;
+        applier.dismiss_helper();
+        Ok(applier)
     }
 
-    fn wrong_digest(&self, tally: &RefCell<Tally>) -> Option<UnpackError> {
-        let actual = tally.borrow_mut().digest()?;
-        let expected = self.declared.clone()?;
-        (actual != expected).then(|| UnpackError::WrongDigest { layer: self.key.clone(), expected, actual })
+    /// Whether the blob, read to its end, has the digest it should.
+    fn verify_blob(&self, intake: &mut Intake<'_>) -> Result<(), UnpackError> {
+        let Some(expected) = self.declared.clone() else { return Ok(()) };
+        // There is always one: the stages do not succeed before the end of the blob.
+        let actual = intake.digest().ok_or_else(|| Flaw::Cut.of(self.key))?;
+        if actual == expected {
+            return Ok(());
+        }
+        Err(UnpackError::WrongDigest { layer: self.key.clone(), expected, actual })
     }
 
-    /// The same error, or the one behind it: a blob that is not what it should be.
-    fn diagnosed(
-        &self,
-        error: UnpackError,
-        reader: &mut BlobReader<'_>,
-        tally: &RefCell<Tally>,
-    ) -> UnpackError {
-        let of_content = matches!(error, UnpackError::BadStream { .. } | UnpackError::BadEntry { .. });
+    /// The flaw as the port's error, or the one behind it: a blob that is not what it should be.
+    fn diagnosed(&self, flaw: Flaw, intake: &mut Intake<'_>) -> UnpackError {
+        let of_content = matches!(flaw, Flaw::Stream { .. } | Flaw::Entry { .. });
         if !of_content || self.declared.is_none() {
-            return error;
+            return flaw.of(self.key);
         }
-        let drained = io::copy(&mut reader.take(DIAGNOSE_BYTES_MAX), &mut io::sink());
-        if drained.is_err() || !tally.borrow().ended() {
-            return match tally.borrow_mut().take_flaw() {
-                Some(flaw @ Flaw::Size { .. }) => flaw.of(self.key),
-                _ => error,
-            };
+        match intake.drain(DIAGNOSE_BYTES_MAX) {
+            Err(size @ Flaw::Size { .. }) => size.of(self.key),
+            Ok(()) if intake.ended() => self.verify_blob(intake).err().unwrap_or_else(|| flaw.of(self.key)),
+            _ => flaw.of(self.key),
         }
-        self.wrong_digest(tally).unwrap_or(error)
     }
 }
 

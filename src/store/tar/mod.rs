@@ -21,6 +21,8 @@ mod sparse;
 
 pub(super) use sparse::Segment;
 
+use bytes::Bytes;
+
 use self::extended::{Extended, global};
 use super::flaw::{EntryError, Flaw};
 
@@ -32,6 +34,22 @@ pub(super) trait Source {
     fn fill(&mut self) -> Result<&[u8], Flaw>;
     /// Marks so many of them as used.
     fn consume(&mut self, bytes: usize);
+    /// The same, and gives them away to be read later, without a copy where that can be.
+    fn lend(&mut self, bytes: usize) -> Bytes;
+}
+
+impl<S: Source + ?Sized> Source for &mut S {
+    fn fill(&mut self) -> Result<&[u8], Flaw> {
+        (**self).fill()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        (**self).consume(bytes);
+    }
+
+    fn lend(&mut self, bytes: usize) -> Bytes {
+        (**self).lend(bytes)
+    }
 }
 
 /// What a reader may be asked to hold or to go through.
@@ -44,19 +62,26 @@ pub(super) struct Bounds {
 }
 
 /// What a member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Kind {
+    #[default]
     File,
     HardLink,
     Symlink,
-    Char { major: i64, minor: i64 },
-    Block { major: i64, minor: i64 },
+    Char {
+        major: i64,
+        minor: i64,
+    },
+    Block {
+        major: i64,
+        minor: i64,
+    },
     Directory,
     Fifo,
 }
 
 /// One member, all headers merged.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Member {
     /// As written, neither cleaned nor checked.
     pub(super) path: Vec<u8>,
@@ -147,6 +172,19 @@ impl<S: Source> Reader<S> {
             return Err(Flaw::tar("it ends in the middle of a file"));
         }
         Ok(&bytes[..bytes.len().min(max)])
+    }
+
+    /// So much payload of the current member, which must have it, in the pieces it came in.
+    pub(super) fn lend(&mut self, bytes: u64) -> Result<Vec<Bytes>, Flaw> {
+        let mut pieces = Vec::new();
+        let mut left = bytes;
+        while left > 0 {
+            let length = self.payload(left)?.len();
+            pieces.push(self.source.lend(length));
+            self.left -= length as u64;
+            left -= length as u64;
+        }
+        Ok(pieces)
     }
 
     /// Marks payload as used.

@@ -25,6 +25,12 @@ impl Source for Pieces<'_> {
         self.bytes = &self.bytes[bytes..];
         self.left -= bytes;
     }
+
+    fn lend(&mut self, bytes: usize) -> Bytes {
+        let lent = Bytes::copy_from_slice(&self.bytes[..bytes]);
+        self.consume(bytes);
+        lent
+    }
 }
 
 const BOUNDS: Bounds =
