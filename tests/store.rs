@@ -225,6 +225,51 @@ fn bombs_are_bounded_while_they_stream() {
 }
 
 #[test]
+fn ten_gigabytes_of_zeros_end_at_the_first_one() {
+    // Ten megabytes of gzip: the header of one file, and the same member of zeros again and again.
+    let mut blob = gzip(&Tarball::of([file("zeros", "").size(10 << 30)]).0);
+    let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut zeros, &vec![0; 16 << 20]).unwrap();
+    let zeros = zeros.finish().unwrap();
+    for _ in 0..640 {
+        blob.extend_from_slice(&zeros);
+    }
+    assert!(blob.len() < 11 << 20, "{}", blob.len());
+    let memory = std::path::Path::new("/dev/shm");
+    let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let store = store(home.path());
+    let error = put(&store, &spec_of(b"", &blob, Compression::Gzip), &blob).unwrap_err();
+    assert!(matches!(error, UnpackError::Limit { flag: "layer_expansion_max", limit: 200, .. }), "{error}");
+    assert!(error.to_string().contains("200 times its size when decompressed"), "{error}");
+    assert!(listing(home.path()).is_empty());
+}
+
+#[test]
+fn small_files_far_apart_do_not_hold_up_the_buffers_they_came_in() {
+    // The decoder has eight buffers: files that wait for a second thread must not keep them all.
+    let mut entries = vec![dir("d/")];
+    for at in 0..40 {
+        entries.push(file(format!("small-{at}"), "tiny"));
+        if at % 2 == 0 {
+            entries.push(file(format!("large-{at}"), vec![at; 400 << 10]));
+        } else {
+            entries.extend((0..800).map(|_| dir("d/")));
+        }
+    }
+    let tar = Tarball::of(entries).end();
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let home = tempfile::tempdir().unwrap();
+        let store = store(home.path());
+        let layer = put(&store, &spec(&tar), &tar).map(|layer| store.layer_record(&layer).unwrap());
+        done.send(layer.map(|record| (record.entries, record.bytes))).unwrap();
+    });
+    // Only so that a deadlock is a failure and not a test that never ends.
+    let unpacked = finished.recv_timeout(std::time::Duration::from_secs(120)).expect("it hangs");
+    assert_eq!(unpacked.unwrap(), (1 + 40 + 20 + 20 * 800, 40 * 4 + 20 * (400 << 10)));
+}
+
+#[test]
 fn of_many_that_claim_one_layer_one_brings_it() {
     let home = tempfile::tempdir().unwrap();
     let (tar, spec) = (tar(), spec(&tar()));

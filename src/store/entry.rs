@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::mpsc::{SyncSender, TrySendError};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -21,7 +20,7 @@ use super::attributes::{Attributes, Inherited, Made, NotSet, default_acl};
 use super::dirtimes::{DirTimes, NOBODYS_ROOT};
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
-use super::job::{JOB_BYTES_MAX, Job};
+use super::job::{Helper, JOB_BYTES_MAX, Job};
 use super::tar::{Kind, Member, Reader, Source};
 use super::tree::{Dir, Lost, Tree, clean, components, is_whiteout, split};
 use super::whiteout::{self, Namespace, Sign};
@@ -52,7 +51,7 @@ pub(super) struct Applier {
     spill: PathBuf,
     applied: Applied,
     whiteouts: bool,
-    helper: Option<SyncSender<Job>>,
+    helper: Option<Helper>,
 }
 
 impl Applier {
@@ -63,7 +62,7 @@ impl Applier {
         spill: PathBuf,
         namespace: Namespace,
         in_user_namespace: bool,
-        helper: Option<SyncSender<Job>>,
+        helper: Option<Helper>,
     ) -> io::Result<Self> {
         let root = beneath::open_root(&at)?;
         let attributes = Attributes::new(in_user_namespace);
@@ -114,9 +113,10 @@ impl Applier {
         Ok(self.applied)
     }
 
-    /// Lets the helper go: it ends when it has done what it was given.
-    pub(super) fn dismiss_helper(&mut self) {
-        self.helper = None;
+    /// Lets the helper go: it ends when it has done what it was given. To be called after the last entry.
+    pub(super) fn dismiss_helper(&mut self) -> Result<(), Flaw> {
+        let Some(mut helper) = self.helper.take() else { return Ok(()) };
+        helper.flush(&mut self.attributes).map_err(|(path, failed)| failed.of(path, &self.at))
     }
 
     fn try_apply<S: Source>(&mut self, member: &mut Member, payload: &mut Reader<S>) -> Result<(), Failed> {
@@ -184,23 +184,18 @@ impl Applier {
         let mode = member.mode & 0o777;
         let file = self.make(dir, name, || beneath::create_file(dir.as_fd(), name, mode))?;
         let inherited = Inherited { ours: !dir.setgid };
-        if let Some(helper) = &self.helper
+        if let Some(helper) = &mut self.helper
             && member.sparse.is_none()
             && member.size <= JOB_BYTES_MAX
         {
             self.applied.bytes += member.size;
             let content = payload.lend(member.size)?;
             let job = Job { file, content, inherited, member: std::mem::take(member) };
-            return match helper.try_send(job) {
-                Ok(()) => Ok(()),
-                // It has enough to do: this one is ours.
-                Err(TrySendError::Full(mut job)) => {
-                    let done = job.complete(&mut self.attributes);
-                    *member = job.member;
-                    done
-                }
-                Err(TrySendError::Disconnected(_)) => Err(Flaw::Cut.into()),
-            };
+            return helper.give(job, payload.place(), &mut self.attributes).map_err(|(path, failed)| {
+                // Of this or of an earlier entry.
+                member.path = path;
+                failed
+            });
         }
         match &member.sparse {
             None => self.applied.bytes += write(&file, 0, member.size, payload)?,

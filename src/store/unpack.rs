@@ -4,7 +4,6 @@
 //! blob digest and diff ID are right is that committed.
 
 use std::io::{self, Read};
-use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use keelblock_actors::error::UnpackError;
@@ -20,7 +19,7 @@ use super::entry::{Applied, Applier};
 use super::flaw::Flaw;
 use super::form::{Form, LayerRecord};
 use super::intake::Intake;
-use super::job::{self, JOBS};
+use super::job;
 use super::layout::TREE;
 use super::pipeline::{Stages, Threads, join, start};
 use super::stage::Stage;
@@ -142,11 +141,11 @@ impl Job<'_> {
         match threads {
             Threads::One => self.apply_all(tar, applier(None)?)?.finish(&NotSet::default()),
             Threads::Many => std::thread::scope(|scope| {
-                let (to, jobs) = sync_channel(JOBS);
+                let (helper, jobs) = job::helper();
                 let attributes = Attributes::new(in_user_namespace);
-                let helper = start(scope, "write", || job::work(&{ jobs }, attributes, &at))?;
-                let applied = self.apply_all(tar, applier(Some(to))?);
-                match (join(helper), applied) {
+                let helping = start(scope, "write", || job::work(&{ jobs }, attributes, &at))?;
+                let applied = applier(Some(helper)).and_then(|applier| self.apply_all(tar, applier));
+                match (join(helping), applied) {
                     (Ok(helped), applied) => applied?.finish(&helped),
                     // It is what cut the first thread off, if anything did.
                     (Err(flaw), Ok(_) | Err(Flaw::Cut)) => Err(flaw),
@@ -173,7 +172,7 @@ impl Job<'_> {
             applier.apply(member, &mut reader)?;
         }
         reader.finish()?;
-        applier.dismiss_helper();
+        applier.dismiss_helper()?;
         Ok(applier)
     }
 

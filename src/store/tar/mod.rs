@@ -106,6 +106,8 @@ pub(super) struct Reader<S> {
     source: S,
     bounds: Bounds,
     entries: u64,
+    /// Bytes of the tar that were read.
+    place: u64,
     /// Payload of the current member not yet lent out.
     left: u64,
     /// Zeros after it, up to a block.
@@ -114,7 +116,7 @@ pub(super) struct Reader<S> {
 
 impl<S: Source> Reader<S> {
     pub(super) fn new(source: S, bounds: Bounds) -> Self {
-        Self { source, bounds, entries: 0, left: 0, padding: 0 }
+        Self { source, bounds, entries: 0, place: 0, left: 0, padding: 0 }
     }
 
     /// The next member; what was not read of the one before is skipped. `None` = the end of the tar.
@@ -182,15 +184,26 @@ impl<S: Source> Reader<S> {
             let length = self.payload(left)?.len();
             pieces.push(self.source.lend(length));
             self.left -= length as u64;
+            self.place += length as u64;
             left -= length as u64;
         }
         Ok(pieces)
     }
 
+    /// How many bytes of the tar were read up to here.
+    pub(super) fn place(&self) -> u64 {
+        self.place
+    }
+
     /// Marks payload as used.
     pub(super) fn advance(&mut self, bytes: usize) {
-        self.source.consume(bytes);
+        self.consume(bytes);
         self.left -= bytes as u64;
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.source.consume(bytes);
+        self.place += bytes as u64;
     }
 
     /// Reads what follows the end of the tar, so that it is hashed, and gives the source back.
@@ -198,7 +211,7 @@ impl<S: Source> Reader<S> {
         loop {
             match self.source.fill()?.len() {
                 0 => return Ok(self.source),
-                some => self.source.consume(some),
+                some => self.consume(some),
             }
         }
     }
@@ -216,7 +229,7 @@ impl<S: Source> Reader<S> {
                 break;
             }
             let bytes = bytes.min(usize::try_from(self.padding).unwrap_or(usize::MAX));
-            self.source.consume(bytes);
+            self.consume(bytes);
             self.padding -= bytes as u64;
         }
         Ok(())
@@ -242,7 +255,7 @@ impl<S: Source> Reader<S> {
             }
             let more = bytes.len().min(BLOCK - have);
             block[have..have + more].copy_from_slice(&bytes[..more]);
-            self.source.consume(more);
+            self.consume(more);
             have += more;
         }
         Ok(Some(block))

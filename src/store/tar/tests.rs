@@ -60,6 +60,8 @@ fn read(bytes: &[u8], lengths: Vec<usize>) -> Result<String, String> {
         Ok(())
     };
     all().map_err(|flaw| format!("{flaw:?}"))?;
+    let whole = reader.place() + reader.source.bytes.len() as u64;
+    assert_eq!(whole, bytes.len() as u64, "every byte is counted once");
     assert!(reader.finish().is_ok_and(|source| source.bytes.is_empty()));
     Ok(said.replace("][", ", "))
 }
