@@ -9,6 +9,7 @@ pub mod agent;
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod inflate;
 pub mod isolator;
 pub mod launcher;
 pub mod limits;
