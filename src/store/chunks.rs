@@ -9,56 +9,55 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use bytes::Bytes;
 
 use super::flaw::Flaw;
+use crate::inflate::Chunk;
 
-/// Buffers of one size.
+/// So many buffers.
 pub(super) struct Pool {
-    empty: Receiver<Vec<u8>>,
-    back: Sender<Vec<u8>>,
-    buffer_bytes: usize,
+    /// `None` until it is first used.
+    empty: Receiver<Option<Chunk>>,
+    back: Sender<Option<Chunk>>,
 }
 
 /// A filled buffer; on its end it goes back.
 struct Lent {
-    buffer: Vec<u8>,
-    back: Sender<Vec<u8>>,
+    buffer: Option<Chunk>,
+    back: Sender<Option<Chunk>>,
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.buffer
+        self.buffer.as_deref().unwrap_or_default()
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
         // Nobody takes it any more when the pool is gone.
-        let _ = self.back.send(std::mem::take(&mut self.buffer));
+        let _ = self.back.send(self.buffer.take());
     }
 }
 
 impl Pool {
     /// So many buffers; memory is taken when they are first used.
-    pub(super) fn new(buffers: usize, buffer_bytes: usize) -> Self {
+    pub(super) fn new(buffers: usize) -> Self {
         let (back, empty) = channel();
         for _ in 0..buffers {
             // The receiver is right here.
-            let _ = back.send(Vec::new());
+            let _ = back.send(None);
         }
-        Self { empty, back, buffer_bytes }
+        Self { empty, back }
     }
 
-    /// A buffer, of its full length; waits until one is back.
-    pub(super) fn take(&self) -> Result<Vec<u8>, Flaw> {
+    /// A buffer to be filled; waits until one is back.
+    pub(super) fn take(&self) -> Result<Chunk, Flaw> {
         // Never an error: the pool holds a sender itself.
-        let mut buffer = self.empty.recv().map_err(|_| Flaw::Cut)?;
-        buffer.resize(self.buffer_bytes, 0);
-        Ok(buffer)
+        let buffer = self.empty.recv().map_err(|_| Flaw::Cut)?;
+        Ok(buffer.unwrap_or_default())
     }
 
-    /// Lends a buffer of this pool, of which so many bytes are filled.
-    pub(super) fn lend(&self, mut buffer: Vec<u8>, bytes: usize) -> Bytes {
-        buffer.truncate(bytes);
-        Bytes::from_owner(Lent { buffer, back: self.back.clone() })
+    /// Lends a buffer of this pool with what it was filled with.
+    pub(super) fn lend(&self, buffer: Chunk) -> Bytes {
+        Bytes::from_owner(Lent { buffer: Some(buffer), back: self.back.clone() })
     }
 }
 
@@ -119,18 +118,18 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_when_its_last_reader_is_done() {
-        let pool = Pool::new(1, 8);
+        let pool = Pool::new(1);
         let mut buffer = pool.take().unwrap();
-        buffer[..3].copy_from_slice(b"abc");
+        buffer.read_from(&mut &b"abc"[..]).unwrap();
         let (to, mut from) = pipe();
-        let lent = pool.lend(buffer, 3);
+        let lent = pool.lend(buffer);
         let part = lent.slice(1..2);
         to.send(lent).unwrap();
         assert_eq!(from.next().unwrap().unwrap(), &b"abc"[..]);
         assert!(pool.empty.try_recv().is_err(), "a part of it is still read");
         assert_eq!(part, &b"b"[..]);
         drop(part);
-        assert_eq!(pool.take().unwrap().len(), 8);
+        assert_eq!(&*pool.take().unwrap(), b"abc");
         to.end().unwrap();
         assert!(from.next().unwrap().is_none() && from.next().unwrap().is_none());
     }

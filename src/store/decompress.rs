@@ -1,22 +1,40 @@
 //! From a blob to the bytes of its tar: gzip of any number of members, zstd of any number of frames with skippable
 //! ones among them, or plain. Recognised by its first bytes; what the media type said is for the caller to compare.
 //!
-//! What follows the last member or frame and is not another one is an error, zeros too, as in containerd and podman
-//! (Go's compress/gzip). zstd frames may ask for a window of at most 128 MiB, the decoder's default.
+//! gzip, which is most of what comes and most of the work, is decompressed by [`crate::inflate`]. What follows the last
+//! member or frame and is not another one is an error, zeros too, as in containerd and podman (Go's compress/gzip). zstd
+//! frames may ask for a window of at most 128 MiB, the decoder's default.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 
 use keelblock_actors::image::plan::Compression;
 
-/// Bytes asked of the source at once.
+use crate::inflate::{Chunk, GzipDecoder};
+
+/// Bytes asked of the source of a zstd stream at once: what its decoder asks for, with a block's header.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// The tar of a blob.
 pub(super) struct Decompressed<'a> {
     /// What its first bytes say.
     pub(super) compression: Compression,
-    /// The bytes; errors are the source's own or say what is wrong with the stream.
-    pub(super) reader: Box<dyn Read + 'a>,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Gzip(GzipDecoder<Box<dyn Read + 'a>>),
+    Other(Box<dyn Read + 'a>),
+}
+
+impl Decompressed<'_> {
+    /// Fills a chunk with the next bytes, and says how many; none at the end. Errors are the source's own or say what
+    /// is wrong with the stream.
+    pub(super) fn fill(&mut self, chunk: &mut Chunk) -> io::Result<usize> {
+        match &mut self.content {
+            Content::Gzip(decoder) => Ok(decoder.next_chunk(chunk)?),
+            Content::Other(reader) => chunk.read_from(reader),
+        }
+    }
 }
 
 /// Recognises a blob and opens it.
@@ -24,17 +42,16 @@ pub(super) fn open<'a>(mut blob: impl Read + 'a) -> io::Result<Decompressed<'a>>
     let mut head = Vec::with_capacity(MAGIC_BYTES);
     blob.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut head)?;
     let compression = recognise(&head);
-    let whole = io::Cursor::new(head).chain(BufReader::with_capacity(BUFFER_BYTES, blob));
-    let reader: Box<dyn Read + 'a> = match compression {
-        Compression::None => Box::new(whole),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
-        Compression::Zstd => Box::new(zstd_frames(whole)?),
+    let whole = Box::new(io::Cursor::new(head).chain(blob));
+    let content = match compression {
+        Compression::None => Content::Other(whole),
+        Compression::Gzip => Content::Gzip(GzipDecoder::new(whole)),
+        Compression::Zstd => {
+            let whole = BufReader::with_capacity(BUFFER_BYTES, whole);
+            Content::Other(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?))
+        }
     };
-    Ok(Decompressed { compression, reader })
-}
-
-fn zstd_frames<'a>(blob: impl BufRead + 'a) -> io::Result<impl Read + 'a> {
-    zstd::stream::read::Decoder::with_buffer(blob)
+    Ok(Decompressed { compression, content })
 }
 
 const MAGIC_BYTES: usize = 4;
@@ -67,8 +84,10 @@ mod tests {
 
     fn all(blob: &[u8]) -> io::Result<(Compression, Vec<u8>)> {
         let mut opened = open(blob)?;
-        let mut bytes = Vec::new();
-        opened.reader.read_to_end(&mut bytes)?;
+        let (mut bytes, mut chunk) = (Vec::new(), Chunk::new());
+        while opened.fill(&mut chunk)? > 0 {
+            bytes.extend_from_slice(&chunk);
+        }
         Ok((opened.compression, bytes))
     }
 

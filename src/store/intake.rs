@@ -54,17 +54,14 @@ impl<'a> Intake<'a> {
 
     /// Sends all of it on. Buffers are sent when they are full: the source's pieces may be small.
     pub(super) fn send(&mut self, pool: &Pool, to: Sending) -> Result<(), Flaw> {
-        while !self.ended {
+        loop {
             let mut buffer = pool.take()?;
-            let mut filled = 0;
-            while filled < buffer.len() && !self.ended {
-                filled += self.take(&mut buffer[filled..])?;
+            let bytes = buffer.read_from(self).map_err(|error| Flaw::of_decoder("layer", error))?;
+            if bytes == 0 {
+                return to.end();
             }
-            if filled > 0 {
-                to.send(pool.lend(buffer, filled))?;
-            }
+            to.send(pool.lend(buffer))?;
         }
-        to.end()
     }
 
     /// Reads on, at most so many bytes, to learn the digest; what the bytes are does not matter any more.

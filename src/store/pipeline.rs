@@ -26,12 +26,9 @@ use super::intake::Intake;
 use super::tar::Source;
 use crate::limits::Limits;
 
-/// Bytes of one buffer of the blob, and how many there are: half a MiB.
-const BLOB_CHUNK_BYTES: usize = 128 << 10;
-const BLOB_CHUNKS: usize = 4;
-/// Bytes of one buffer of the tar: small next to a layer, large next to a file header and the cost of handing over.
-const TAR_CHUNK_BYTES: usize = 256 << 10;
-/// How many there are: 2 MiB.
+/// Buffers of the blob: one that is filled, one that is read, one between.
+const BLOB_CHUNKS: usize = 3;
+/// Buffers of the tar. 8, 2.3 MiB: a buffer is read by two stages, and as long as small files of it are being written.
 const TAR_CHUNKS: usize = 8;
 /// A blob up to this size is unpacked on one thread: to start the others would take longer.
 const INLINE_BYTES_MAX: u64 = 64 << 10;
@@ -103,7 +100,7 @@ impl Stages<'_> {
         hasher: Hasher,
         last: impl FnOnce(&mut dyn Source, Threads) -> Result<T, Flaw> + Send,
     ) -> Result<Ran<T>, Flaw> {
-        let pool = Pool::new(BLOB_CHUNKS, BLOB_CHUNK_BYTES);
+        let pool = Pool::new(BLOB_CHUNKS);
         let (blob_to, blob_from) = pipe();
         let (hash_to, hash_from) = pipe();
         let (tar_to, tar_from) = pipe();
@@ -222,7 +219,7 @@ impl<'a> Decoding<'a> {
             let media_type = stages.blob.media_type.clone().unwrap_or_default();
             return Err(Flaw::Compression { declared, found, media_type });
         }
-        let pool = Pool::new(TAR_CHUNKS, TAR_CHUNK_BYTES);
+        let pool = Pool::new(TAR_CHUNKS);
         Ok(Self { opened, pool, bytes: 0, blob_bytes, limits: stages.limits })
     }
 
@@ -255,25 +252,17 @@ impl Chunks for Receiving {
 impl Chunks for Decoding<'_> {
     fn next(&mut self) -> Result<Option<Bytes>, Flaw> {
         let mut buffer = self.pool.take()?;
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.opened.reader.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(bytes) => filled += bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let what = match self.opened.compression {
-                        Compression::Gzip => "gzip stream",
-                        Compression::Zstd => "zstd stream",
-                        Compression::None => "layer",
-                    };
-                    return Err(Flaw::of_decoder(what, error));
-                }
-            }
-        }
+        let filled = self.opened.fill(&mut buffer).map_err(|error| {
+            let what = match self.opened.compression {
+                Compression::Gzip => "gzip stream",
+                Compression::Zstd => "zstd stream",
+                Compression::None => "layer",
+            };
+            Flaw::of_decoder(what, error)
+        })?;
         self.bytes += filled as u64;
         self.check()?;
-        Ok((filled > 0).then(|| self.pool.lend(buffer, filled)))
+        Ok((filled > 0).then(|| self.pool.lend(buffer)))
     }
 }
 
