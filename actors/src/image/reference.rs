@@ -79,8 +79,8 @@ pub enum ReferenceError {
         /// What is wrong with the digest.
         source: DigestError,
     },
-    /// Registry and repository are longer than registries accept.
-    #[error("the name in image reference {0:?} is longer than {NAME_BYTES_MAX} bytes")]
+    /// Registry and repository are longer than registries accept, those that are left out included.
+    #[error("the name in image reference {0:?} is longer than {NAME_BYTES_MAX} bytes with its registry")]
     TooLong(String),
 }
 
@@ -118,10 +118,13 @@ impl FromStr for Reference {
         if let Some(tag) = tag.as_deref().filter(|tag| !is_tag(tag)) {
             return Err(ReferenceError::Tag { tag: crate::error::quote(tag), text: quoted() });
         }
-        if registry.map_or(0, |registry| registry.len() + 1) + repository.len() > NAME_BYTES_MAX {
+        let reference =
+            Self { registry: registry.map(str::to_owned), repository: repository.to_owned(), tag, digest };
+        // With the defaults written out too: that is the form in which it is remembered and must be read again.
+        if reference.name_bytes().max(reference.canonical().name_bytes()) > NAME_BYTES_MAX {
             return Err(ReferenceError::TooLong(quoted()));
         }
-        Ok(Self { registry: registry.map(str::to_owned), repository: repository.to_owned(), tag, digest })
+        Ok(reference)
     }
 }
 
@@ -141,6 +144,10 @@ impl Reference {
             (tag, _) => tag.clone(),
         };
         Self { registry: Some(registry.to_owned()), repository, tag, digest: self.digest.clone() }
+    }
+
+    fn name_bytes(&self) -> usize {
+        self.registry.as_ref().map_or(0, |registry| registry.len() + 1) + self.repository.len()
     }
 
     /// The tag in force: the one written, else `latest`.
@@ -241,6 +248,20 @@ mod tests {
 
     fn canonical(text: &str) -> String {
         text.parse::<Reference>().unwrap_or_else(|error| panic!("{text}: {error}")).canonical().to_string()
+    }
+
+    /// Found by the fuzz target `reference`: the record of an image with such a name could not be read again.
+    #[test]
+    fn fuzz_a_name_is_not_too_long_once_its_defaults_are_written_out() {
+        let longest = NAME_BYTES_MAX - "docker.io/library/".len();
+        for (length, fits) in [(longest, true), (longest + 1, false), (NAME_BYTES_MAX, false)] {
+            let parsed = "a".repeat(length).parse::<Reference>();
+            assert_eq!(parsed.is_ok(), fits, "{length}");
+            let canonical = parsed.map(|reference| reference.canonical());
+            assert!(canonical.is_ok_and(|name| name.to_string().parse() == Ok(name)) == fits);
+        }
+        let own = format!("r.io/{}", "a".repeat(NAME_BYTES_MAX - 5));
+        assert!(own.parse::<Reference>().is_ok() && format!("{own}a").parse::<Reference>().is_err());
     }
 
     #[test]
