@@ -10,6 +10,9 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod inflate;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod isolator;
 pub mod launcher;
 pub mod limits;

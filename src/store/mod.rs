@@ -18,6 +18,8 @@ mod failed;
 mod flaw;
 mod form;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod images;
 mod intake;
 mod job;

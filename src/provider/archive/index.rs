@@ -293,7 +293,7 @@ fn member(kind: EntryType, key: &str, extent: Extent, target: Option<Vec<u8>>) -
 }
 
 /// `path` seen from the directory `from`, without `.`, `..` and doubled slashes; `None` when it leads out.
-fn normal(from: &str, path: &str) -> Option<String> {
+pub(super) fn normal(from: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = from.split('/').filter(|part| !part.is_empty()).collect();
     for part in path.split('/') {
         match part {

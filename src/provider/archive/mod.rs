@@ -14,6 +14,8 @@
 mod docker_save;
 mod error;
 mod extended;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod index;
 mod oci;
 mod spool;

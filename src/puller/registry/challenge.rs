@@ -18,6 +18,12 @@ impl Challenge {
         let found = self.parameters.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
+
+    /// All of them.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn parameters(&self) -> &[(String, String)] {
+        &self.parameters
+    }
 }
 
 /// The challenges of one header, in order. A header may hold several, and parameters are separated by the same commas

@@ -31,6 +31,8 @@ mod credentials;
 mod endpoint;
 mod error;
 mod failure;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod http;
 mod location;
 mod task;

@@ -1,0 +1,504 @@
+//! The fuzz target `layers`: whole layers, unpacked to disk.
+//!
+//! Bytes are read as a script of entries rather than as a tar, so that what is tried is what a layer can say, not how
+//! its headers can be broken (that is the target `tar`). A script that begins with 0xff is a blob as it is.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
+
+use keelblock_actors::container::RootfsId;
+use keelblock_actors::image::digest::{DiffId, Digest};
+use keelblock_actors::image::plan::{BlobSpec, LayerKey, LayerSource, LayerSpec};
+use keelblock_actors::ports::{Backend, Claim, Keep, LayerDir, RootfsPlace, Store, StoredLayer};
+use keelblock_actors::stop::Stop;
+
+use super::{home, seal, tar_header};
+use crate::backend::CopyBackend;
+use crate::limits::Limits;
+use crate::store::{DiskStore, LayerRecord, Privileges, whiteout};
+
+const LAYERS_MAX: usize = 4;
+const ENTRIES_MAX: usize = 40;
+const SECRET: &[u8] = b"nobody writes here";
+
+/// A place with two stores, and beside them what no layer may touch.
+struct Place {
+    home: PathBuf,
+    store: DiskStore,
+    /// Where a layer is unpacked in the other way, to compare.
+    other: DiskStore,
+}
+
+/// A layer to be.
+struct Blob {
+    bytes: Vec<u8>,
+    /// What is in it, if that is known beforehand.
+    tar: Option<Vec<u8>>,
+    /// On all threads, whatever its size; else on one.
+    threaded: bool,
+    /// In both ways, which must come to the same.
+    twice: bool,
+}
+
+/// Whatever comes as a layer, unpacking ends with a layer or an error, touches nothing outside of the store and leaves
+/// nothing staged. Of a layer that is taken every file is inside, none is a marker, and a copy of all layers holds no
+/// trace of how layers say that something is gone.
+pub fn layers(bytes: &[u8]) {
+    static PLACE: OnceLock<Mutex<Place>> = OnceLock::new();
+    let place = PLACE.get_or_init(|| Mutex::new(Place::new()));
+    // One after the other: tests have threads. A place that was panicked in is reported once.
+    let place = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let blobs = match bytes.split_first() {
+        Some((0xff, blob)) => {
+            let threaded = blob.len() % 2 == 0;
+            vec![Blob { bytes: blob.to_vec(), tar: None, threaded, twice: blob.len() % 16 == 0 }]
+        }
+        _ => script(bytes),
+    };
+    let mut taken = Vec::new();
+    for blob in &blobs {
+        let layer = place.unpack(&place.store, blob, blob.threaded);
+        if blob.twice {
+            let other = place.unpack(&place.other, blob, !blob.threaded);
+            assert_eq!(
+                layer.as_ref().map(describe),
+                other.as_ref().map(describe),
+                "what becomes of a layer depends on the number of threads"
+            );
+        }
+        if let Some(layer) = layer {
+            place.check_tree(&layer.dir.path, Some(layer.dir.user_xattrs));
+            taken.push(layer.dir);
+        }
+        place.check_outside();
+    }
+    if !taken.is_empty() {
+        place.copy(&taken);
+        place.check_outside();
+    }
+    drop(taken);
+    for store in [&place.store, &place.other] {
+        store.prune(&Keep { images: Vec::new() }, &|| Ok(Vec::new())).expect("a prune");
+    }
+}
+
+/// A layer in a store.
+struct Unpacked {
+    dir: LayerDir,
+    record: LayerRecord,
+}
+
+/// All that can be seen of a layer, a line for each name.
+fn describe(layer: &Unpacked) -> Vec<String> {
+    let tree = &layer.dir.path;
+    let mut lines = vec![format!("{:?}", layer.record)];
+    let mut first_names = BTreeMap::new();
+    let mut todo = vec![tree.clone()];
+    while let Some(path) = todo.pop() {
+        let stat = path.symlink_metadata().expect("it is there");
+        let name = path.strip_prefix(tree).expect("it is below").to_owned();
+        let content = if stat.is_dir() {
+            let entries = path.read_dir().expect("it can be listed");
+            let mut below: Vec<PathBuf> = entries.map(|entry| entry.expect("it is listed").path()).collect();
+            below.sort();
+            todo.extend(below);
+            Vec::new()
+        } else if stat.is_symlink() {
+            std::fs::read_link(&path).expect("it is a link").into_os_string().into_encoded_bytes()
+        } else if stat.is_file() && stat.size() <= 4 << 20 {
+            std::fs::read(&path).expect("root reads everything")
+        } else {
+            Vec::new()
+        };
+        let mut xattrs: Vec<(String, Vec<u8>)> = xattrs(&path);
+        xattrs.sort();
+        let size = if stat.is_dir() { 0 } else { stat.size() };
+        let facts = (stat.mode(), stat.uid(), stat.gid(), stat.rdev(), size, stat.mtime(), stat.mtime_nsec());
+        let first = if stat.is_dir() { &name } else { first_names.entry(stat.ino()).or_insert(name.clone()) };
+        let content = Digest::of(&content);
+        lines.push(format!("{name:?} {facts:?} {xattrs:?} like {first:?}: {content}"));
+    }
+    lines
+}
+
+/// The extended attributes of a file, with their values.
+fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut list = vec![0u8; 4096];
+    let length = rustix::fs::llistxattr(path, &mut list[..]).expect("they can be listed");
+    let names = list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let all = names.map(|name| {
+        let mut value = vec![0; 4096];
+        let length = rustix::fs::lgetxattr(path, name, &mut value[..]).expect("it is there");
+        value.truncate(length);
+        (String::from_utf8_lossy(name).into_owned(), value)
+    });
+    all.collect()
+}
+
+impl Place {
+    fn new() -> Self {
+        let home = home("layers");
+        let limits = Limits {
+            layer_bytes_max: 1 << 20,
+            layer_entries_max: 100,
+            path_bytes_max: 1024,
+            xattr_bytes_max: 4096,
+            pax_bytes_max: 16 << 10,
+            ..Limits::default()
+        };
+        std::fs::create_dir_all(home.join("canary/etc")).expect("a directory in memory");
+        std::fs::write(home.join("canary/etc/passwd"), SECRET).expect("a file in memory");
+        std::os::unix::fs::symlink("etc/passwd", home.join("canary/link")).expect("a symlink in memory");
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let privileges = Privileges::detect().expect("/proc is there");
+        let store = |name| {
+            DiskStore::open(&home.join(name), limits.clone(), privileges, log.clone()).expect("a fresh store")
+        };
+        let (store, other) = (store("store"), store("other"));
+        Self { home, store, other }
+    }
+
+    fn unpack(&self, store: &DiskStore, blob: &Blob, threaded: bool) -> Option<Unpacked> {
+        let show = |stored: &StoredLayer| Unpacked {
+            dir: store.show(stored).expect("what was committed can be shown"),
+            record: store.layer_record(stored).expect("what was committed has a record"),
+        };
+        let digest = Digest::of(&blob.bytes);
+        let key = match &blob.tar {
+            Some(tar) => LayerKey::Diff(DiffId(Digest::of(tar))),
+            None => LayerKey::Blob(digest.clone()),
+        };
+        let staging = match store.claim(&key).expect("a claim") {
+            Claim::Mine(staging) => staging,
+            // The same layer twice in a stack.
+            Claim::Here(layer) => return Some(show(&layer)),
+            Claim::Elsewhere => panic!("nobody else is here"),
+        };
+        // Blobs this small get threads of their own when nobody says how small they are.
+        let size = (!threaded).then_some(blob.bytes.len() as u64);
+        let layer = LayerSpec {
+            key,
+            blob: BlobSpec { digest: Some(digest), size, compression: None, media_type: None },
+            source: LayerSource::File { path: PathBuf::from("/fuzz") },
+        };
+        let stored = staging.unpack(&layer, &mut &blob.bytes[..], &Stop::default());
+        for name in ["store", "other"] {
+            let staged = self.home.join(name).join("staging").read_dir().map_or(0, Iterator::count);
+            assert_eq!(staged, 0, "something is left in staging after {:?}", stored.err());
+        }
+        let stored = stored.ok()?;
+        assert!(store.layer_bytes(&stored).expect("a record") <= 1 << 20);
+        Some(show(&stored))
+    }
+
+    /// What lies beside the store is as it was.
+    fn check_outside(&self) {
+        let canary = self.home.join("canary");
+        let mut names: Vec<PathBuf> = Vec::new();
+        let mut visit = vec![canary.clone(), self.home.clone()];
+        while let Some(dir) = visit.pop() {
+            for entry in dir.read_dir().expect("it is still there") {
+                let path = entry.expect("it can be listed").path();
+                if path.is_dir() && path.starts_with(&canary) && path != canary {
+                    visit.push(path.clone());
+                }
+                names.push(path.strip_prefix(&self.home).expect("it is below").to_owned());
+            }
+        }
+        names.sort();
+        // Stores are made when they are first written to.
+        names.retain(|name| name != Path::new("store") && name != Path::new("other"));
+        let expected = ["canary", "canary/etc", "canary/etc/passwd", "canary/link"];
+        assert_eq!(names, expected.map(PathBuf::from));
+        let passwd = canary.join("etc/passwd");
+        assert_eq!(std::fs::read(&passwd).expect("it is still there"), SECRET);
+        let stat = passwd.symlink_metadata().expect("it is still there");
+        assert!(stat.nlink() == 1 && stat.mode() & 0o7000 == 0);
+    }
+
+    /// Every name in a tree is one of a file inside, and none is a marker of a whiteout.
+    fn check_tree(&self, tree: &Path, layer: Option<bool>) {
+        let mut links: BTreeMap<u64, (u64, u64, PathBuf)> = BTreeMap::new();
+        let mut todo = vec![tree.to_owned()];
+        let mut count = 0;
+        let device = tree.symlink_metadata().expect("it is there").dev();
+        while let Some(dir) = todo.pop() {
+            self.check_xattrs(&dir, layer);
+            for entry in dir.read_dir().expect("it can be listed") {
+                let path = entry.expect("it can be listed").path();
+                count += 1;
+                let name = path.file_name().expect("it has one").as_bytes();
+                assert!(!name.starts_with(whiteout::PREFIX), "{}", path.display());
+                let stat = path.symlink_metadata().expect("it is there");
+                assert_eq!(stat.dev(), device, "{} is elsewhere", path.display());
+                if stat.is_dir() {
+                    todo.push(path);
+                    continue;
+                }
+                self.check_xattrs(&path, layer);
+                let kind = stat.file_type();
+                assert!(!kind.is_socket());
+                assert!(!whiteout::is_whiteout(&stat) || layer.is_some(), "{} is a whiteout", path.display());
+                if kind.is_file() {
+                    assert!(stat.size() <= 16 << 30, "{} is as long as nothing said", path.display());
+                }
+                let seen = links.entry(stat.ino()).or_insert((stat.nlink(), 0, path));
+                seen.1 += 1;
+            }
+        }
+        assert!(count <= 100 * 40, "{count} names come of {ENTRIES_MAX} entries");
+        for (nlink, found, path) in links.values() {
+            assert_eq!(nlink, found, "{} has a name outside of its tree", path.display());
+        }
+    }
+
+    /// Of overlayfs's attributes there are at most those that we write, and only in layers.
+    fn check_xattrs(&self, path: &Path, layer: Option<bool>) {
+        for (name, value) in xattrs(path) {
+            if !whiteout::is_overlay_xattr(name.as_bytes()) {
+                continue;
+            }
+            let namespace = match layer.expect("a copy has none") {
+                true => whiteout::Namespace::User,
+                false => whiteout::Namespace::Trusted,
+            };
+            match &value[..] {
+                whiteout::OPAQUE_VALUE => assert_eq!(name, namespace.opaque()),
+                other => assert!(other.is_empty() && name == namespace.origin()),
+            }
+        }
+    }
+
+    fn copy(&self, stack: &[LayerDir]) {
+        let place = RootfsPlace {
+            container: "fuzz".parse().expect("a name"),
+            id: RootfsId(1),
+            rootfs: self.home.join("store/rootfs"),
+            scratch: self.home.join("store/scratch"),
+        };
+        let copied = CopyBackend.mount(stack, &place, &Stop::default());
+        if copied.is_ok() {
+            self.check_tree(&place.rootfs, None);
+        }
+        CopyBackend.unmount(&place).expect("it goes away again");
+        for left in [&place.rootfs, &place.scratch] {
+            assert!(left.symlink_metadata().is_err(), "{} is left", left.display());
+        }
+    }
+}
+
+// ---- scripts ------------------------------------------------------------------------------------------------
+
+const NAMES: [&[u8]; 32] = [
+    b"a",
+    b"b",
+    b"c",
+    b"d",
+    b"etc",
+    b"passwd",
+    b"link",
+    b"lib",
+    b"..",
+    b".",
+    b"",
+    b"...",
+    b".wh.a",
+    b".wh.b",
+    b".wh.link",
+    b".wh.etc",
+    b".wh..wh..opq",
+    b".wh..wh.plnk",
+    b".wh.",
+    b".wh..",
+    b".wh...",
+    b".wh..wh.",
+    b".wh..wh..opq.wh.",
+    b"\xff\xfe",
+    b"line\nbreak",
+    b"canary",
+    b"tree",
+    b"store",
+    b"layer.json",
+    b"long-component-of-some-hundred-bytes-long-component-of-some-hundred-bytes-long-component-of-some-hundred",
+    b"user.overlay.opaque",
+    b" ",
+];
+const TARGETS: [&[u8]; 16] = [
+    b"a",
+    b"b",
+    b"a/b",
+    b"/a",
+    b"..",
+    b"../..",
+    b"/",
+    b"../../../../canary",
+    b"../../../../canary/etc/passwd",
+    b"../../../../../../../../../../etc",
+    b"link",
+    b"./a/../b",
+    b"",
+    b"etc/passwd",
+    b"lib/..",
+    b".wh.a",
+];
+const XATTRS: [(&str, &[u8]); 8] = [
+    ("user.x", b"1\n\0"),
+    ("trusted.overlay.opaque", b"y"),
+    ("user.overlay.opaque", b"y"),
+    ("trusted.overlay.redirect", b"/etc"),
+    ("security.capability", b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+    (
+        "system.posix_acl_default",
+        b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x04\0\x05\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff",
+    ),
+    ("trusted.x", b""),
+    ("nonsense", b"y"),
+];
+/// The longest is one that is not left to a second thread.
+const SIZES: [usize; 8] = [0, 1, 511, 512, 513, 5000, 131_073, 3];
+const MODES: [u32; 8] = [0o644, 0o755, 0o4755, 0o2775, 0o1777, 0, 0o7777, 0o600];
+const KINDS: [u8; 16] = *b"0000055522113460";
+
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    fn byte(&mut self) -> usize {
+        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        usize::from(*first)
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.byte() % from.len()]
+    }
+
+    /// One to four components, now and then with a slash in front or behind.
+    fn path(&mut self) -> Vec<u8> {
+        let form = self.byte();
+        let parts: Vec<&[u8]> = (0..=form % 4).map(|_| self.pick(&NAMES)).collect();
+        let mut path = parts.join(&b'/');
+        if form & 0x30 == 0x30 {
+            path.insert(0, b'/');
+        }
+        if form & 0xc0 == 0xc0 {
+            path.push(b'/');
+        }
+        path
+    }
+}
+
+/// The blobs that a script means.
+fn script(bytes: &[u8]) -> Vec<Blob> {
+    let mut script = Script(bytes);
+    let mut blobs = Vec::new();
+    let mut entries = 0;
+    while blobs.len() < LAYERS_MAX && (blobs.is_empty() || !script.0.is_empty()) {
+        let how = script.byte();
+        let mut tar = Vec::new();
+        while !script.0.is_empty() && entries < ENTRIES_MAX {
+            // The end of a layer comes in between, so that a script is still one when some of it is cut out.
+            let op = script.byte();
+            if op & 0x1f == 0x1f {
+                break;
+            }
+            entries += 1;
+            entry(&mut script, op, &mut tar);
+        }
+        if how & 0x10 == 0 {
+            tar.resize(tar.len() + 1024, 0);
+        }
+        let bytes = match how % 4 {
+            0 | 1 => tar.clone(),
+            2 => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(&tar).and_then(|()| encoder.finish()).expect("memory does not fail")
+            }
+            _ => zstd::stream::encode_all(&tar[..], 1).expect("memory does not fail"),
+        };
+        let tar = (how & 0x20 == 0).then_some(tar);
+        blobs.push(Blob { bytes, tar, threaded: how & 0x40 != 0, twice: how & 0x88 == 0x80 });
+    }
+    blobs
+}
+
+/// One entry with its extended headers; `op` chooses its kind and how it is written.
+fn entry(script: &mut Script<'_>, op: usize, tar: &mut Vec<u8>) {
+    let kind = KINDS[op % KINDS.len()];
+    let path = script.path();
+    let detail = script.byte();
+    let (target, device) = match kind {
+        b'1' | b'2' if detail & 1 == 0 => (script.pick(&TARGETS).to_vec(), 0),
+        b'1' | b'2' => (script.path(), 0),
+        b'3' | b'4' => (vec![], script.byte() % 3),
+        _ => (vec![], 0),
+    };
+    let data = match kind {
+        // No two files alike, nor two pieces of one.
+        b'0' => (0..SIZES[detail % SIZES.len()]).map(|at| (tar.len() / 512 + at + at / 256) as u8).collect(),
+        _ => vec![],
+    };
+    let mut records = Vec::new();
+    let extra = if op & 0x20 != 0 { script.byte() } else { 0 };
+    if extra & 1 != 0 {
+        let (name, value) = script.pick(&XATTRS);
+        records.extend_from_slice(&record(&format!("SCHILY.xattr.{name}"), value));
+    }
+    if extra & 2 != 0 {
+        let mtime: &[u8] = script.pick(&[&b"-1.5"[..], b"1700000000.000000001", b"99999999999", b"0"]);
+        records.extend_from_slice(&record("mtime", mtime));
+    }
+    let mut written = data.clone();
+    if extra & 4 != 0 && kind == b'0' {
+        let map: &[u8] =
+            script.pick(&[&b"1\n0\n0\n"[..], b"1\n4096\n1\n", b"2\n0\n1\n1048576\n2\n", b"1\n512\n512\n"]);
+        for (key, value) in [("major", &b"1"[..]), ("minor", b"0"), ("realsize", b"2000000")] {
+            records.extend_from_slice(&record(&format!("GNU.sparse.{key}"), value));
+        }
+        written = map.to_vec();
+        written.resize(512, 0);
+        written.extend_from_slice(&data);
+    }
+    let long = path.len() > 100 || extra & 8 != 0;
+    if long {
+        records.extend_from_slice(&record("path", &path));
+    }
+    if !records.is_empty() {
+        put(tar, tar_header(b"pax", b'x', b"", records.len()), &records);
+    }
+    if extra & 16 != 0 {
+        let name = [&target[..], b"\0"].concat();
+        put(tar, tar_header(b"././@LongLink", b'K', b"", name.len()), &name);
+    }
+    // Some entries that have no payload say that they have.
+    let size = if extra & 32 != 0 && kind != b'0' { 512 } else { written.len() };
+    let mut header = tar_header(&path, kind, &target, size);
+    let mode = MODES[(detail >> 3) % MODES.len()];
+    header[100..108].copy_from_slice(format!("{mode:07o}\0").as_bytes());
+    let owner = [0, 0, 1000, 0o7_777_777][detail >> 6 & 3];
+    header[108..116].copy_from_slice(format!("{owner:07o}\0").as_bytes());
+    header[337..345].copy_from_slice(format!("{device:07o}\0").as_bytes());
+    if extra & 64 != 0 {
+        header[329..337].copy_from_slice(b"0000001\0");
+    }
+    seal(&mut header);
+    put(tar, header, &written);
+}
+
+fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+fn put(tar: &mut Vec<u8>, header: [u8; 512], data: &[u8]) {
+    tar.extend_from_slice(&header);
+    tar.extend_from_slice(data);
+    tar.resize(tar.len().next_multiple_of(512), 0);
+}

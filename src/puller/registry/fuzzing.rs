@@ -1,0 +1,69 @@
+//! What must hold of the headers a registry sends: body of the fuzz target `challenge`.
+
+use hyper::Uri;
+
+use super::challenge::{self, Challenge};
+use super::location;
+
+/// `WWW-Authenticate` and `Location`: no parameter comes from nowhere, what was read can be written and reads the same
+/// again, and a redirect leads to an http address with a host and no user name, or nowhere.
+pub(crate) fn challenge(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let challenges = challenge::parse(text);
+    let parameters: usize = challenges.iter().map(|challenge| challenge.parameters().len()).sum();
+    assert!(parameters <= text.matches('=').count());
+    assert!(challenges.len() <= text.len());
+    let written: Vec<String> = challenges.iter().map(write).collect();
+    assert_eq!(
+        challenge::parse(&written.join(", ")),
+        challenges,
+        "it reads otherwise when it is written by the rules"
+    );
+    for challenge in &challenges {
+        for (name, value) in challenge.parameters() {
+            let first =
+                challenge.parameters().iter().find(|(other, _)| other == name).map(|(_, value)| value);
+            assert_eq!(
+                challenge.parameter(name),
+                first.map(String::as_str).filter(|value| !value.is_empty())
+            );
+            assert!(value.len() <= text.len());
+        }
+        let realm = challenge.parameter("realm");
+        if let Some(Ok(address)) = realm.map(str::parse::<Uri>).map(|uri| uri.map(location::checked))
+            && let Ok(address) = address
+        {
+            safe(&address);
+        }
+    }
+    let base: Uri = "https://r.io:5000/v2/app/blobs/x?y=1".parse().expect("an address");
+    if let Ok(target) = location::resolve(&base, text) {
+        safe(&target);
+        assert!(!location::authority(&target).contains(['/', '?', '@']));
+        // Where it leads does not depend on where it is said.
+        let there = location::resolve(&target, &target.to_string());
+        assert_eq!(there.as_ref(), Ok(&target));
+    }
+}
+
+fn safe(address: &Uri) {
+    assert!(matches!(address.scheme_str(), Some("http" | "https")));
+    let authority = address.authority().expect("a host").as_str();
+    assert!(
+        !authority.contains(['@', '/', '?', '#', '\\'])
+            && address.host().is_some_and(|host| !host.is_empty())
+    );
+}
+
+fn write(challenge: &Challenge) -> String {
+    let token = |text: &str| {
+        !text.is_empty()
+            && !text.contains(|c: char| c.is_ascii_uppercase() || c.is_whitespace() || "=,\"\\".contains(c))
+    };
+    assert!(token(&challenge.scheme), "{challenge:?}");
+    let parameters = challenge.parameters().iter().map(|(name, value)| {
+        assert!(token(name), "{challenge:?}");
+        format!("{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+    });
+    format!("{} {}", challenge.scheme, parameters.collect::<Vec<_>>().join(", "))
+}
