@@ -1,0 +1,354 @@
+#!/usr/bin/env python3
+"""Writes first inputs for the fuzz targets, made by other people's programs where there are some: GNU tar, Python's
+tarfile, gzip, zstd, and the images of fixtures/.
+
+    fuzz/seeds.py DIR      makes DIR/<target>/<name>; needs tar, gzip and zstd
+
+They are only where a fuzzer begins: what it makes of them is kept in fixtures/fuzz/.
+"""
+import gzip
+import hashlib
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OUT = pathlib.Path(sys.argv[1])
+INPUT_BYTES_MAX = 24 << 10
+
+
+def write(target, name, data):
+    if isinstance(data, str):
+        data = data.encode()
+    if len(data) > INPUT_BYTES_MAX:
+        return
+    directory = OUT / target
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name.replace("/", "_")).write_bytes(data)
+
+
+def zstd(data, *options):
+    return subprocess.run(["zstd", "-q", "-c", *options], input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+# ---- tar ------------------------------------------------------------------------------------------------------
+
+
+def member(name, kind=tarfile.REGTYPE, data=b"", link="", pax=None, **more):
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname, info.mtime = kind, len(data), link, 1_000_000
+    info.pax_headers = pax or {}
+    for key, value in more.items():
+        setattr(info, key, value)
+    return info, data
+
+
+def tar(members, form, **more):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form, **more) as archive:
+        for info, data in members:
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()[: -(len(out.getvalue()) % 10240 or 10240)] or out.getvalue()
+
+
+def trimmed(data):
+    """Without the record padding, but for one end mark."""
+    end = len(data.rstrip(b"\0"))
+    return data[: (end + 511) // 512 * 512] + bytes(1024)
+
+
+def tars():
+    small = [member("a", data=b"x" * 700), member("d/", tarfile.DIRTYPE, mode=0o755), member("d/b", data=b"y")]
+    links = [member("f", data=b"1"), member("l", tarfile.SYMTYPE, link="f"), member("h", tarfile.LNKTYPE, link="f")]
+    special = [
+        member("c", tarfile.CHRTYPE, devmajor=1, devminor=3),
+        member("b", tarfile.BLKTYPE, devmajor=259, devminor=70000),
+        member("p", tarfile.FIFOTYPE),
+    ]
+    long = [member("long/" * 40 + "x", data=b"z"), member("s", tarfile.SYMTYPE, link="target/" * 30 + "y")]
+    large = [member("big-owner", uid=1 << 40, gid=1 << 33), member("old", mtime=-1.5), member("late", mtime=1 << 40)]
+    attributes = [
+        member("x", pax={"SCHILY.xattr.user.one": "1", "SCHILY.xattr.user.two": "a=b"}),
+        member("nano", pax={"mtime": "1700000000.123456789"}),
+        member("both", data=b"12345", pax={"path": "other/name", "size": "5"}),
+        member("empty", data=b"", pax={"path": "", "comment": "nothing"}),
+    ]
+    whiteouts = [member(name) for name in ("d/.wh.a", ".wh..wh..opq", ".wh..wh.plnk", ".wh.", "d/.wh..wh..opq")]
+    hostile = [member(name, data=b"!") for name in ("../up", "/etc/passwd", "a/../../b", "./././x", "a//b")]
+    for name, form in (("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
+        for kind, members in (
+            ("small", small),
+            ("links", links),
+            ("special", special),
+            ("long", long),
+            ("large", large),
+            ("attributes", attributes),
+            ("whiteouts", whiteouts),
+            ("hostile", hostile),
+        ):
+            try:
+                yield f"{kind}-{name}", trimmed(tar(members, form))
+            except ValueError:
+                pass  # what ustar cannot say
+    yield "global", trimmed(tar(small, tarfile.PAX_FORMAT, pax_headers={"comment": "of all"}))
+    yield "global-path", trimmed(tar(small, tarfile.PAX_FORMAT, pax_headers={"path": "of-all"}))
+    yield "no-end", trimmed(tar(small, tarfile.USTAR_FORMAT))[:-1024]
+    yield "nothing", bytes(1024)
+    yield "empty", b""
+
+
+def gnu_tars():
+    """Sparse files in every way GNU tar writes them."""
+    with tempfile.TemporaryDirectory() as directory:
+        base = pathlib.Path(directory)
+        with open(base / "sparse", "wb") as file:
+            for at in range(8):
+                file.seek(at * 65536)
+                file.write(b"data%d" % at)
+            file.truncate(1 << 20)
+        with open(base / "hole", "wb") as file:
+            file.truncate(1 << 20)
+        (base / "plain").write_bytes(b"p" * 513)
+        common = ["tar", "-C", directory, "--sort=name", "--mtime=@1000000", "--owner=0", "--group=0", "-c"]
+        for name, options in (
+            ("gnu", ["--format=gnu"]),
+            ("0.0", ["--format=pax", "--sparse-version=0.0"]),
+            ("0.1", ["--format=pax", "--sparse-version=0.1"]),
+            ("1.0", ["--format=pax", "--sparse-version=1.0"]),
+        ):
+            for files in (["sparse"], ["hole", "plain"]):
+                out = subprocess.run([*common, "-S", *options, *files], stdout=subprocess.PIPE, check=True).stdout
+                # Blocks of the file system are 4 KiB each: only the maps matter.
+                yield f"sparse-{name}-{files[0]}", trimmed(out)
+        for form in ("v7", "oldgnu", "gnu", "ustar", "pax"):
+            out = subprocess.run([*common, f"--format={form}", "plain"], stdout=subprocess.PIPE, check=True).stdout
+            yield f"gnu-tar-{form}", trimmed(out)
+
+
+def all_tars():
+    found = dict(tars()) | dict(gnu_tars())
+    for name, data in found.items():
+        write("tar", name, data)
+        write("archive", "raw-" + name, b"r\x1e" + data)
+        write("layers", "raw-" + name, b"\xff" + data)
+    return found
+
+
+# ---- streams --------------------------------------------------------------------------------------------------
+
+
+def streams(found):
+    texts = {"empty": b"", "short": b"keel", "zeros": bytes(100_000), "tar": found["small-pax"]}
+    texts["noise"] = hashlib.shake_256(b"noise").digest(3000)
+    texts["text"] = " ".join(str(number) for number in range(1500)).encode()
+    for name, text in texts.items():
+        for level in (0, 1, 9):
+            write("blob", f"gzip-{name}-{level}", gzip.compress(text, level, mtime=0))
+        write("blob", f"zstd-{name}", zstd(text))
+        write("blob", f"zstd-19-{name}", zstd(text, "-19", "--no-check"))
+        write("blob", f"plain-{name}", text[:2000])
+        write("layers", f"gzip-{name}", b"\xff" + gzip.compress(text, 6, mtime=0))
+    one, two = gzip.compress(b"one", mtime=0), gzip.compress(b"two" * 100, mtime=0)
+    write("blob", "members", one + two + gzip.compress(b"", mtime=0))
+    write("blob", "member-and-zeros", one + bytes(512))
+    write("blob", "member-cut", two[:-3])
+    named = bytearray(one)
+    named[3] = 0x1F  # FTEXT, FHCRC, FEXTRA, FNAME, FCOMMENT
+    write("blob", "member-with-all-fields", bytes(named[:10]) + b"\x04\0abcd" + b"name\0comment\0\0\0" + one[10:])
+    skippable = b"\x5a\x2a\x4d\x18\x03\0\0\0xyz"
+    write("blob", "frames", skippable + zstd(b"one") + skippable + zstd(b"two", "--no-check"))
+    write("blob", "frame-of-unknown-length", subprocess.run(["zstd", "-q", "-c", "--no-content-size"], input=b"k" * 999, stdout=subprocess.PIPE, check=True).stdout)
+    write("blob", "long-window", zstd(bytes(3000), "--ultra", "-22", "--long=27"))
+
+
+# ---- documents ------------------------------------------------------------------------------------------------
+
+DIGESTS = ["sha256:" + hashlib.sha256(text).hexdigest() for text in (b"", b"a", b"b")]
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+DOCKER = "application/vnd.docker."
+
+
+def descriptor(media_type, digest=0, size=3, **more):
+    return {"mediaType": media_type, "digest": DIGESTS[digest], "size": size, **more}
+
+
+def manifests():
+    layers = [descriptor(LAYER_TYPE + suffix, at) for at, suffix in enumerate(("", "+gzip", "+zstd"))]
+    image = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": descriptor(CONFIG_TYPE), "layers": layers}
+    yield "image", image
+    yield "image-bare", {"config": descriptor(CONFIG_TYPE), "layers": layers[:1]}
+    yield "image-null", {**image, "layers": None, "annotations": None}
+    docker = {
+        "schemaVersion": 2,
+        "mediaType": DOCKER + "distribution.manifest.v2+json",
+        "config": descriptor(DOCKER + "container.image.v1+json"),
+        "layers": [descriptor(DOCKER + "image.rootfs.diff.tar.gzip", 1)],
+    }
+    yield "docker", docker
+    yield "artifact", {**image, "artifactType": "application/x-sbom"}
+    platforms = [("linux", "amd64", None), ("linux", "arm", "v7"), ("linux", "arm64", "v8"), ("unknown", "unknown", None)]
+    entries = []
+    for number, (os, architecture, variant) in enumerate(platforms):
+        platform = {"os": os, "architecture": architecture} | ({"variant": variant} if variant else {})
+        entries.append(descriptor(MANIFEST_TYPE, number % 3, platform=platform, annotations={"a": "b"}))
+    yield "index", {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}
+    yield "index-nested", {"schemaVersion": 2, "manifests": [descriptor(INDEX_TYPE), descriptor(MANIFEST_TYPE)]}
+    yield "list", {"schemaVersion": 2, "mediaType": DOCKER + "distribution.manifest.list.v2+json", "manifests": entries}
+    yield "both", {**image, "manifests": entries}
+    yield "schema1", {"schemaVersion": 1, "fsLayers": [{"blobSum": DIGESTS[0]}], "history": []}
+
+
+def configs():
+    yield "scratch", {"rootfs": {"type": "layers", "diff_ids": []}, "config": {}}
+    yield "full", {
+        "os": "linux",
+        "architecture": "arm",
+        "variant": "v7",
+        "rootfs": {"type": "layers", "diff_ids": DIGESTS},
+        "config": {
+            "Entrypoint": ["/bin/sh", "-c"],
+            "Cmd": "echo",
+            "Env": ["PATH=/bin:/usr/bin", "EMPTY=", "BAD", "=x", "A=b=c"],
+            "WorkingDir": "/srv",
+            "User": "1000:1000",
+            "StopSignal": "SIGTERM",
+            "Labels": {"a": "b", "none": None},
+        },
+        "history": [{"created_by": "x", "empty_layer": True}],
+    }
+    yield "null", {"os": None, "rootfs": None, "config": {"Entrypoint": None, "Cmd": [], "Env": None, "Labels": None}}
+    yield "windows", {"os": "windows", "architecture": "amd64", "rootfs": {"type": "layers+base", "diff_ids": DIGESTS}}
+
+
+def documents():
+    written = {name: json.dumps(document) for name, document in configs()}
+    for name, text in written.items():
+        write("config", name, text)
+    for name, document in manifests():
+        text = json.dumps(document)
+        write("manifest", name, text)
+        write("manifest", name + "-and-config", text + "\f" + written["full"])
+    for target in ("manifest", "config"):
+        write(target, "deep", "[" * 500)
+        write(target, "deep-field", '{"x":' * 200)
+        write(target, "escapes", r'{"config":{"User":"\u0000\ud83d\ude00","Cmd":"\ud800"}}')
+
+
+# ---- archives -------------------------------------------------------------------------------------------------
+
+
+def archives():
+    def parts(form, *members):
+        return "\x1e".join([form, *("\n".join(part) for part in members)])
+
+    config = '{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["sha256:@0"]},"config":{"Cmd":["x"]}}'
+    new = ('[{"Config":"@1.json","RepoTags":["app:1","localhost/b:latest"],"Layers":["l/layer.tar"]}]', config)
+    docker = [("l/layer.tar", "layer"), ("@1.json", config), ("manifest.json", new[0])]
+    # A name is filled in from earlier members, and a config's own digest is not one of those.
+    docker[1] = ("c.json", config)
+    docker[2] = ("manifest.json", new[0].replace("@1.json", "c.json"))
+    write("archive", "docker", parts("d", *docker))
+    write("archive", "docker-named", parts("dapp:1", *docker))
+    write("archive", "docker-local", parts("db", *docker))
+    linked = [("x", "layer"), ("l/layer.tar", "->../x"), ("h", "=>x"), *docker[1:]]
+    write("archive", "docker-links", parts("d", *linked))
+    write("archive", "docker-cycle", parts("d", ("l/layer.tar", "->layer.tar"), *docker[1:]))
+    old = [
+        ("b/layer.tar", "base"),
+        ("b/json", '{"id":"b"}'),
+        ("t/layer.tar", "=>b/layer.tar"),
+        ("t/json", '{"id":"t","parent":"b","os":"linux","config":{"Env":["A=b"]}}'),
+        ("repositories", '{"app":{"latest":"t","1":"b"}}'),
+    ]
+    write("archive", "old", parts("dapp", *old))
+    write("archive", "old-by-id", parts("d", *old[:4]))
+    write("archive", "old-cycle", parts("d", ("b/layer.tar", "x"), ("b/json", '{"parent":"b"}'), *old[4:]))
+    layer = '{"mediaType":"%s","digest":"sha256:@1","size":#1}' % LAYER_TYPE
+    oci = [
+        ("oci-layout", '{"imageLayoutVersion":"1.0.0"}'),
+        ("@", "layer"),
+        ("@", config.replace("@0", "@1")),
+        ("@", '{"schemaVersion":2,"mediaType":"%s","config":{"mediaType":"%s","digest":"sha256:@2","size":#2},"layers":[%s]}' % (MANIFEST_TYPE, CONFIG_TYPE, layer)),
+        (
+            "index.json",
+            '{"schemaVersion":2,"manifests":[{"mediaType":"%s","digest":"sha256:@3","size":#3,"platform":{"os":"linux","architecture":"amd64"},"annotations":{"org.opencontainers.image.ref.name":"latest","io.containerd.image.name":"docker.io/library/app:latest"}}]}'
+            % MANIFEST_TYPE,
+        ),
+    ]
+    nested = oci[:4] + [
+        ("@", '{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%s","digest":"sha256:@3","size":#3}]}' % (INDEX_TYPE, MANIFEST_TYPE)),
+        ("index.json", '{"schemaVersion":2,"manifests":[{"mediaType":"%s","digest":"sha256:@4","size":#4}]}' % INDEX_TYPE),
+    ]
+    for form, name in (("o", "oci-archive"), ("l", "oci-layout")):
+        for asked in ("", "latest", "app", "1"):
+            write("archive", f"{name}-{asked}", parts(form + asked, *oci))
+        write("archive", f"{name}-nested", parts(form, *nested))
+    write("archive", "docker-and-oci", parts("d", *oci, ("manifest.json", '[{"Config":"blobs/sha256/@2","RepoTags":null,"Layers":["blobs/sha256/@1"]}]')))
+    small = trimmed(tar([member("manifest.json", data=b"[]")], tarfile.USTAR_FORMAT))
+    write("archive", "raw-gzip", b"r\x1e" + gzip.compress(small, mtime=0))
+    write("archive", "raw-zstd", b"r\x1e" + zstd(small))
+    write("archive", "raw-xz", b"r\x1e\xfd7zXZ\0")
+
+
+# ---- texts ----------------------------------------------------------------------------------------------------
+
+
+def texts():
+    references = [
+        "alpine", "alpine:3.20", "library/alpine", "docker.io/library/alpine:latest", "localhost/app", "127.0.0.1:5000/app:1",
+        "[::1]:5000/x", "quay.io/a/b__c/d-e--f.g:T_1.-x", "app@" + DIGESTS[0], "h.io:443/a:t@" + DIGESTS[0],
+        "sha512:" + "0f" * 64, "docker:busybox", "docker://busybox:1", "docker-archive:/a/b.tar:app:1", "oci:/layout:latest",
+        "oci-archive:a.tar", "appc:example.com/app:1.0,os=linux", "aci:/a.aci", "dir:/x", "linux/arm/v7", "linux/x86_64",
+        "https://registry.local:5000/v2/", "http://registry", "c1", "a" * 242, "a" * 255, "a.b/" + "c" * 250, "[fe80::1%25eth0]/x",
+    ]
+    for number, text in enumerate(references):
+        write("reference", f"{number:02}", text)
+    challenges = [
+        'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull"',
+        'BEARER Realm="https://quay.io/v2/auth" , SERVICE="quay.io"',
+        'Bearer realm="r",scope="repository:a/b:pull,push",error="insufficient_scope"',
+        r'BASIC realm="Sonatype \"Nexus\" Repository"',
+        "Bearer realm=https://r.io/token?a=b,service=r.io",
+        'Negotiate abc==, Basic realm="x", Bearer realm="y", service=z',
+        'Digest realm="a", nonce="b\\\\", qop=auth', "Basic", ",,,", '"', "Bearer realm=\"open", "realm=x",
+        "https://cdn.io/b?sig=1#top", "//cdn.io/b", "/storage/b", "b2", "?again", "HTTP://cdn.io:80/b", "ftp://h/x", "https://u:p@h/x",
+        "http://[::1]:80/", "https://h:/x", "/a:b/c",
+    ]
+    for number, text in enumerate(challenges):
+        write("challenge", f"{number:02}", text)
+    paths = [
+        "a/b", "./a//b/./c/", "/etc/passwd", "..", "a/../b", "...", ".wh.a", "d/.wh..hidden", ".wh..wh..opq", ".wh..wh.plnk",
+        ".wh.", ".wh..", ".wh...", ".wh.../x", "a/.wh.b/c", ".wh..wh.", ".wh..wh..wh.x", ".", "", "///", "a\0b", "\xff",
+    ]
+    for number, text in enumerate(paths):
+        write("whiteout", f"{number:02}", text.encode("latin-1"))
+
+
+# ---- scripts --------------------------------------------------------------------------------------------------
+
+
+def scripts():
+    """Bytes for `layers`: how, then entries (kind, path, detail ...), 0x1f between layers. See src/fuzzing/layers.rs."""
+    for number in range(24):
+        noise = hashlib.shake_256(b"script%d" % number).digest(60 + 20 * number)
+        write("layers", f"noise-{number:02}", bytes([number % 64]) + noise)
+    file, directory, symlink, link = 0, 5, 7, 10
+    lower = bytes([0, directory, 0, 4, 0, file, 1, 4, 5, 1, symlink, 0, 6, 0, 7, link, 0, 7, 0, 3])
+    upper = bytes([2, file, 0, 14, 0, file, 1, 4, 12, 0, file, 1, 6, 5, 2, symlink, 0, 7, 0, 8, file, 1, 7, 5, 3, directory, 0, 16, 0])
+    write("layers", "stack", lower + b"\x1f" + upper)
+    write("layers", "stack-up", upper + b"\x1f" + lower + b"\x1f" + upper)
+
+
+found = all_tars()
+streams(found)
+documents()
+archives()
+texts()
+scripts()
