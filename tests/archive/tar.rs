@@ -133,6 +133,57 @@ fn malformed_extended_headers_are_refused() {
     }
 }
 
+/// A header with its records before it, and data after it.
+fn raw_member(kind: u8, name: &str, size: u64, records: &[(&str, &str)], data: &[u8]) -> Vec<u8> {
+    let block = |kind: u8, name: &str, size: u64| {
+        let mut header = ::tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_entry_type(::tar::EntryType::new(kind));
+        header.as_mut_bytes()[156] = kind;
+        header.set_size(size);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let mut member = Vec::new();
+    if !records.is_empty() {
+        let mut pax = ::tar::Builder::new(Vec::new());
+        pax.append_pax_extensions(records.iter().map(|(key, value)| (*key, value.as_bytes()))).unwrap();
+        member = pax.into_inner().unwrap();
+        member.truncate(member.len() - 1024);
+    }
+    member.extend(block(kind, name, size));
+    member.extend_from_slice(data);
+    member.resize(member.len().next_multiple_of(512), 0);
+    member
+}
+
+/// Where an archive and a layer are read differently, what one tool checked is not what the other unpacks.
+#[test]
+fn fuzz_members_are_those_that_layers_would_have() {
+    let room = Room::new();
+    let image = new_form(&[("x", &["a:1"])]);
+    let header = |kind: u8, name: &str| raw_member(kind, name, image.len() as u64, &[], b"");
+    // No data follows a device, a fifo or an old directory, whatever size it states: the image comes right after it.
+    for first in [header(b'3', "d"), header(b'4', "d"), header(b'6', "d"), header(0, "d/")] {
+        assert_layers_are_true(&room.docker(&[&first[..], &image].concat()).unwrap());
+    }
+    // An empty record takes the one before it back, and a long name wins over a record, before or after it.
+    let taken_back = raw_member(b'0', "manifest.json", 2, &[("path", "other"), ("path", "")], b"[]");
+    let long = raw_member(b'L', "././@LongLink", 14, &[], b"manifest.json\0");
+    let long_first = [long.clone(), raw_member(b'0', "x", 2, &[("path", "other")], b"[]")].concat();
+    let records = raw_member(b'0', "x", 0, &[("path", "other")], b"");
+    let (records, plain) = records.split_at(records.len() - 512);
+    let mut two = raw_member(b'0', "x", 2, &[], b"[]");
+    let data = two.split_off(512);
+    assert_eq!(plain.len(), two.len());
+    let long_last = [records, &long, &two, &data].concat();
+    for last in [taken_back, long_first, long_last] {
+        let tar = [&image[..image.len() - 1024], &last, &[0; 1024]].concat();
+        let error = cause(room.docker(&tar));
+        assert!(matches!(error, ArchiveError::NoSuchImage { .. }), "the last manifest is not seen: {error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 

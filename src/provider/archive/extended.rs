@@ -5,8 +5,12 @@ use tar::EntryType;
 /// Records that belong to the header that follows them.
 #[derive(Default)]
 pub(super) struct Pending {
-    pub(super) path: Option<Vec<u8>>,
-    pub(super) link: Option<Vec<u8>>,
+    /// By GNU tar's long headers, which win over records whatever their order, as in Go's archive/tar.
+    long_path: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    /// By records.
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
     /// Whether any record was there, of whatever meaning.
     any: bool,
@@ -15,6 +19,16 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
         !self.any
+    }
+
+    /// The name, where it is not that of the header.
+    pub(super) fn path(&self) -> Option<&[u8]> {
+        self.long_path.as_deref().or(self.path.as_deref())
+    }
+
+    /// The target of a link, likewise.
+    pub(super) fn link(&self) -> Option<&[u8]> {
+        self.long_link.as_deref().or(self.link.as_deref())
     }
 
     /// Takes an extension header's data; `None` when it is malformed.
@@ -26,18 +40,21 @@ impl Pending {
         self.any = true;
         let until_nul = || bytes.split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
         if kind.is_gnu_longname() {
-            self.path = Some(until_nul());
+            self.long_path = Some(until_nul());
         } else if kind.is_gnu_longlink() {
-            self.link = Some(until_nul());
+            self.long_link = Some(until_nul());
         } else {
             for record in pax_records(bytes) {
                 let (key, value) = record?;
+                // An empty value takes an earlier record back.
+                let some = (!value.is_empty()).then_some(value);
                 match key {
-                    // An empty value takes an earlier record back.
-                    b"path" | b"linkpath" | b"size" if value.is_empty() => {}
-                    b"path" => self.path = Some(value.to_vec()),
-                    b"linkpath" => self.link = Some(value.to_vec()),
-                    b"size" => self.size = Some(std::str::from_utf8(value).ok()?.parse().ok()?),
+                    b"path" => self.path = some.map(<[u8]>::to_vec),
+                    b"linkpath" => self.link = some.map(<[u8]>::to_vec),
+                    b"size" => {
+                        let number = |value| std::str::from_utf8(value).ok()?.parse().ok();
+                        self.size = some.map(|value| number(value).ok_or(())).transpose().ok()?;
+                    }
                     _ => {}
                 }
             }

@@ -20,6 +20,8 @@ use super::extended::{Pending, extends};
 use crate::limits::Limits;
 
 const BLOCK: u64 = 512;
+/// Where a header has its type flag.
+const TYPE_AT: usize = 156;
 type Block = [u8; BLOCK as usize];
 /// Bytes of names and link targets that the index holds for each member allowed, on average: an ID and `/layer.tar`
 /// take 74.
@@ -88,8 +90,7 @@ impl TarIndex {
                 return Err(self.too_many(limits.archive_members_max as u64, "members"));
             }
             let header = Header::from_byte_slice(&block);
-            let kind = header.entry_type();
-            let (name, extent, next) = self.entry(at, length, header, &pending)?;
+            let (name, kind, extent, next) = self.entry(at, length, header, &pending)?;
             if extends(kind) {
                 if extent.size > limits.pax_bytes_max as u64 {
                     let (archive, limit) = (self.archive.clone(), limits.pax_bytes_max as u64);
@@ -99,7 +100,7 @@ impl TarIndex {
                 let bytes = self.bytes_at(extent)?;
                 pending.take(kind, &bytes).ok_or_else(|| self.invalid(at))?;
             } else {
-                let link = pending.link.take();
+                let link = pending.link().map(<[u8]>::to_vec);
                 let target = link.or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
                 // Names that are no text or lead out of the archive are none that anybody asks for.
                 if let Some(key) = name.and_then(|name| normal("", &name)) {
@@ -139,25 +140,28 @@ impl TarIndex {
         if pending.is_empty() { Ok(None) } else { Err(self.invalid(at)) }
     }
 
-    /// What a header says: name (unless it is no text), where the data is, and where the next header is.
+    /// What a header says: name (unless it is no text), kind, where the data is, and where the next header is.
     fn entry(
         &self,
         at: u64,
         length: u64,
         header: &Header,
         pending: &Pending,
-    ) -> Result<(Option<String>, Extent, u64), ArchiveError> {
-        let kind = header.entry_type();
+    ) -> Result<(Option<String>, EntryType, Extent, u64), ArchiveError> {
+        let mut kind = header.entry_type();
+        let name = match pending.path() {
+            Some(path) if !extends(kind) => path.to_vec(),
+            _ => header.path_bytes().into_owned(),
+        };
+        // Before there was a type for directories their names ended in a slash.
+        if header.as_bytes()[TYPE_AT] == 0 && name.ends_with(b"/") {
+            kind = EntryType::Directory;
+        }
         let stated = header.entry_size().map_err(|_| self.invalid(at))?;
         let size = match pending.size {
-            // Links state sizes that no data follows (POSIX ustar).
-            _ if kind.is_symlink() || kind.is_hard_link() || kind.is_dir() => 0,
+            _ if has_no_data(kind) => 0,
             Some(size) if !extends(kind) => size,
             _ => stated,
-        };
-        let name = match &pending.path {
-            Some(path) if !extends(kind) => path.clone(),
-            _ => header.path_bytes().into_owned(),
         };
         let name = String::from_utf8(name).ok();
         let mut data = at + BLOCK;
@@ -167,7 +171,7 @@ impl TarIndex {
         let next = size.checked_next_multiple_of(BLOCK).and_then(|size| data.checked_add(size));
         match next {
             // The last member's padding may be missing, its data may not.
-            Some(next) if data + size <= length => Ok((name, Extent { offset: data, size }, next)),
+            Some(next) if data + size <= length => Ok((name, kind, Extent { offset: data, size }, next)),
             _ => {
                 let member = quote(name.as_deref().unwrap_or_default());
                 Err(ArchiveError::Truncated { archive: self.archive.clone(), member })
@@ -273,6 +277,17 @@ impl TarIndex {
         }
         Ok(Some(at))
     }
+}
+
+/// Kinds that no data follows, whatever size they state (POSIX ustar; Go's archive/tar, `isHeaderOnly`). A reader that
+/// skips data there sees other members than one that does not.
+fn has_no_data(kind: EntryType) -> bool {
+    kind.is_symlink()
+        || kind.is_hard_link()
+        || kind.is_dir()
+        || kind.is_character_special()
+        || kind.is_block_special()
+        || kind.is_fifo()
 }
 
 fn member(kind: EntryType, key: &str, extent: Extent, target: Option<Vec<u8>>) -> Member {
