@@ -308,6 +308,15 @@ fn wrong_sparse_maps_are_refused() {
     assert!(in_payload(b"100\n").contains("sparse map"));
     let miscounted = file("s", [1; 512]).pax("GNU.sparse.size", "512").pax("GNU.sparse.map", "0,512");
     assert!(refused(&Tarball::of([miscounted.pax("GNU.sparse.numblocks", "2")]).end()).contains("as many"));
+    // GNU tar and Go would end these maps in different places.
+    let old = |entry: Entry| {
+        let entry = entry.raw(156, b"S").raw(257, b"ustar  \0").raw(329, [0; 16]).raw(483, "00000001000\0");
+        refused(&Tarball::of([entry]).end())
+    };
+    let whole = |at| file("s", [1; 512]).raw(at, "00000000000\0").raw(at + 12, "00000001000\0");
+    assert!(old(whole(386).raw(482, [1])).contains("ends before the blocks"));
+    assert!(old(whole(386).raw(386, [0; 12])).contains("no offset"));
+    assert!(old(whole(386).raw(410, "00000001000\0")).contains("no length"));
     let unknown = file("s", "").pax("GNU.sparse.major", "2").pax("GNU.sparse.minor", "0");
     assert!(refused(&Tarball::of([unknown]).end()).contains("version"));
     let on_dir = dir("s").pax("GNU.sparse.name", "t");

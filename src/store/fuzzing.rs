@@ -270,9 +270,9 @@ impl Walk<'_> {
                 self.plain &= matches!(kind, b'0'..=b'6') && (file || (stated == 0 && pax_size.is_none()));
                 self.plain &= !sparse && long <= 1;
                 if kind == b'S' {
-                    let mut more = descriptors(&block[386..482]) && block[482] != 0;
+                    let mut more = block[482] != 0;
                     while more {
-                        more = descriptors(&self.bytes[at..at + 504]) && self.bytes[at + 504] != 0;
+                        more = self.bytes[at + 504] != 0;
                         at += BLOCK;
                     }
                 } else if sparse_1_0 == (true, true) {
@@ -358,11 +358,6 @@ fn number(field: &[u8]) -> u64 {
     }
     let digits = field.iter().take_while(|byte| **byte != 0).filter(|byte| byte.is_ascii_digit());
     digits.fold(0, |value, digit| value * 8 + u64::from(digit - b'0'))
-}
-
-/// Whether none of these descriptors of 24 bytes is empty.
-fn descriptors(bytes: &[u8]) -> bool {
-    bytes.chunks_exact(24).all(|descriptor| descriptor[0] != 0 || descriptor[12] != 0)
 }
 
 /// Of the first `plain` members the tar crate says the same, as far as it goes along.

@@ -368,7 +368,8 @@ impl<S: Source> Reader<S> {
             let size = unsigned(number::field(&gnu.realsize));
             member.size = size.ok_or_else(|| wrong(&member.path, "no real size"))?;
             let mut map = Vec::new();
-            let mut more = sparse::old_descriptors(&gnu.sparse, &mut map) && gnu.isextended[0] != 0;
+            let more = sparse::old_descriptors(&gnu.sparse, gnu.isextended[0] != 0, &mut map);
+            let mut more = more.map_err(|why| wrong(&member.path, why))?;
             // Descriptors go on in blocks of their own, before the payload and not counted in its size.
             let payload = (self.left, self.padding);
             let mut bytes = 0;
@@ -380,7 +381,8 @@ impl<S: Source> Reader<S> {
                 let block = self.block()?.ok_or_else(|| Flaw::tar("it ends in a sparse map"))?;
                 let mut next = tar::GnuExtSparseHeader::new();
                 next.as_mut_bytes().copy_from_slice(&block);
-                more = sparse::old_descriptors(next.sparse(), &mut map) && next.isextended[0] != 0;
+                let described = sparse::old_descriptors(next.sparse(), next.isextended[0] != 0, &mut map);
+                more = described.map_err(|why| wrong(&member.path, why))?;
             }
             (self.left, self.padding) = payload;
             Ok(map)

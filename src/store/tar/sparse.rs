@@ -102,18 +102,26 @@ impl Records {
     }
 }
 
-/// Adds the descriptors of an old GNU header or extension block; `false` = the last of all was among them. A wrong
-/// one becomes a segment that fits nowhere.
-pub(super) fn old_descriptors(descriptors: &[tar::GnuSparseHeader], map: &mut Vec<Segment>) -> bool {
+/// Adds the descriptors of an old GNU header or extension block, which says whether more blocks follow; whether they do.
+/// GNU tar ends the map at a descriptor without a length, Go's archive/tar at one without an offset, and goes on in the next
+/// block all the same: what they would read differently is refused. A wrong one becomes a segment that fits nowhere.
+pub(super) fn old_descriptors(
+    descriptors: &[tar::GnuSparseHeader],
+    extended: bool,
+    map: &mut Vec<Segment>,
+) -> Result<bool, &'static str> {
     for descriptor in descriptors {
-        if descriptor.offset[0] == 0 && descriptor.numbytes[0] == 0 {
-            return false;
+        match (descriptor.offset[0] == 0, descriptor.numbytes[0] == 0) {
+            (false, false) => {}
+            (true, true) if extended => return Err("it ends before the blocks it is said to have"),
+            (true, true) => return Ok(false),
+            _ => return Err("an offset has no length, or a length no offset"),
         }
         let number = |field: &[u8]| number::field(field).and_then(|number| u64::try_from(number).ok());
         let (offset, length) = (number(&descriptor.offset), number(&descriptor.numbytes));
         map.push(Segment { offset: offset.unwrap_or(u64::MAX), length: length.unwrap_or(u64::MAX) });
     }
-    true
+    Ok(extended)
 }
 
 /// Parser for the map of version 1.0: a count, then so many pairs, one number a line.
