@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = pathlib.Path(sys.argv[1])
@@ -346,8 +347,26 @@ def scripts():
     write("layers", "stack-up", upper + b"\x1f" + lower + b"\x1f" + upper)
 
 
+def deflated():
+    """For `inflate`: streams as `blob` has them, what deflate says of some bytes at every level, and scripts of blocks."""
+    for path in sorted((OUT / "blob").glob("*")):
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            write("inflate", f"stream-{path.name}", b"\0" + data)
+    words = b"".join(b"layer %d of %d; " % (number, number * number) for number in range(300))
+    for level in (0, 1, 6, 9):
+        for strategy in (0, 2, 3, 4):
+            packer = zlib.compressobj(level, zlib.DEFLATED, -15, 8, strategy)
+            write("inflate", f"deflated-{level}-{strategy}", b"\1" + packer.compress(words) + packer.flush())
+    for number in range(64):
+        noise = hashlib.shake_256(b"blocks%d" % number).digest(20 + 12 * number)
+        # Members that are right, so that what is in them is all that can be wrong.
+        write("inflate", f"script-{number:02}", b"\2\0\0" + bytes([number % 8 | 8]) + noise)
+
+
 found = all_tars()
 streams(found)
+deflated()
 documents()
 archives()
 texts()

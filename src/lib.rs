@@ -9,10 +9,10 @@ pub mod agent;
 pub mod backend;
 pub mod cli;
 pub mod config;
-pub mod inflate;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod inflate;
 pub mod isolator;
 pub mod launcher;
 pub mod limits;

@@ -6,12 +6,15 @@
 //! `docs/fuzzing.md` says what each of them asserts.
 
 mod documents;
+mod inflate;
 mod layers;
 mod names;
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use documents::{config, manifest};
+pub use inflate::inflate;
 pub use layers::layers;
 pub use names::reference;
 
@@ -44,11 +47,12 @@ pub fn archive(bytes: &[u8]) {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("archive", archive),
     ("blob", blob),
     ("challenge", challenge),
     ("config", config),
+    ("inflate", inflate),
     ("layers", layers),
     ("manifest", manifest),
     ("reference", reference),
@@ -81,6 +85,23 @@ impl Lengths {
         self.0 ^= self.0 << 17;
         let most = [1, 7, 513, 4096][(self.0 >> 60) as usize % 4];
         1 + (self.0 >> 32) as usize % most
+    }
+}
+
+/// A source that gives bytes in pieces, and now and then has none just now.
+pub(crate) struct Dribble<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) lengths: Lengths,
+}
+
+impl Read for Dribble<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.lengths.next();
+        if length == 13 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let length = length.min(buffer.len());
+        self.bytes.read(&mut buffer[..length])
     }
 }
 

@@ -2,7 +2,7 @@
 //! targets `tar`, `blob` and `whiteout`.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::path::{Component, Path};
 
 use bytes::Bytes;
@@ -12,7 +12,8 @@ use super::flaw::Flaw;
 use super::tar::{Bounds, Kind, Member, Reader, Segment, Source};
 use super::whiteout::{self, Sign};
 use super::{decompress, tree};
-use crate::fuzzing::Lengths;
+use crate::fuzzing::{Dribble, Lengths};
+use crate::inflate::Chunk;
 
 const BLOCK: usize = 512;
 /// Small, so that inputs of some KiB can reach them.
@@ -390,11 +391,11 @@ fn same_as_the_tar_crate(bytes: &[u8], whole: &Told, plain: usize, all_plain: bo
 
 // ---- blob ---------------------------------------------------------------------------------------------------
 
-/// Decompression: how bytes arrive and are asked for changes nothing, nothing may be cut off a stream or follow it, and
+/// Decompression: how bytes arrive changes nothing, nothing may be cut off a stream or follow it, and
 /// what was compressed comes back.
 pub(crate) fn blob(bytes: &[u8]) {
-    let whole = inflate(bytes, Lengths::whole(), Lengths::of(&[]));
-    let pieces = inflate(bytes, Lengths::of(bytes), Lengths::of(&bytes[bytes.len() / 2..]));
+    let whole = inflate(bytes, Lengths::whole());
+    let pieces = inflate(bytes, Lengths::of(bytes));
     assert_eq!(whole.compression, pieces.compression);
     assert_eq!(whole.ok, pieces.ok, "whether a stream is right depends on how it comes");
     let both = whole.output.len().min(pieces.output.len());
@@ -406,10 +407,10 @@ pub(crate) fn blob(bytes: &[u8]) {
         assert!(whole.ok && whole.output == bytes[..bytes.len().min(OUTPUT_BYTES_MAX)]);
     } else if whole.ok && whole.output.len() < OUTPUT_BYTES_MAX {
         for tail in [&b"\0"[..], b"keel"] {
-            let followed = inflate(&[bytes, tail].concat(), Lengths::whole(), Lengths::whole());
+            let followed = inflate(&[bytes, tail].concat(), Lengths::whole());
             assert!(!followed.ok, "{tail:?} may follow a stream");
         }
-        let cut = inflate(&bytes[..bytes.len() - 1], Lengths::whole(), Lengths::whole());
+        let cut = inflate(&bytes[..bytes.len() - 1], Lengths::whole());
         assert!(!cut.ok, "the last byte of a stream may be missing");
     }
     if bytes.first().is_none_or(|first| first % 16 == 0) {
@@ -426,7 +427,7 @@ fn comes_back(bytes: &[u8]) {
     };
     let zstd = |bytes: &[u8]| zstd::stream::encode_all(bytes, 1).expect("memory does not fail");
     for blob in [[gzip(one), gzip(two)].concat(), [zstd(one), zstd(two)].concat()] {
-        let back = inflate(&blob, Lengths::of(bytes), Lengths::of(two));
+        let back = inflate(&blob, Lengths::of(bytes));
         assert!(back.ok && back.output == bytes, "what was compressed does not come back");
     }
 }
@@ -438,28 +439,22 @@ struct Inflated {
     ok: bool,
 }
 
-fn inflate(bytes: &[u8], comes: Lengths, asked: Lengths) -> Inflated {
-    struct Dribble<'a>(&'a [u8], Lengths);
-    impl Read for Dribble<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let length = self.1.next().min(buffer.len());
-            self.0.read(&mut buffer[..length])
-        }
-    }
+fn inflate(bytes: &[u8], comes: Lengths) -> Inflated {
     let mut inflated = Inflated { compression: None, output: Vec::new(), ok: false };
-    let Ok(mut opened) = decompress::open(Dribble(bytes, comes)) else { return inflated };
+    let Ok(mut opened) = decompress::open(Dribble { bytes, lengths: comes }) else { return inflated };
     inflated.compression = Some(opened.compression);
-    let mut buffer = vec![0; 64 << 10];
-    let mut asked = asked;
+    let mut chunk = Chunk::new();
     while inflated.output.len() < OUTPUT_BYTES_MAX {
-        let length = asked.next().min(buffer.len()).min(OUTPUT_BYTES_MAX - inflated.output.len());
-        match opened.reader.read(&mut buffer[..length]) {
+        match opened.fill(&mut chunk) {
             Ok(0) => break,
-            Ok(count) => inflated.output.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(count) => {
+                assert_eq!(count, chunk.len());
+                inflated.output.extend_from_slice(&chunk);
+            }
             Err(_) => return inflated,
         }
     }
+    inflated.output.truncate(OUTPUT_BYTES_MAX);
     inflated.ok = true;
     inflated
 }
