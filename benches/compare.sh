@@ -11,8 +11,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for argument in "$@"; do
-    case $argument in -h | --help) exec python3 benches/compare.py --help ;; esac
+    case $argument in -h | --help) exec python3 benches/compare --help ;; esac
 done
 [ "$(id -u)" -eq 0 ] || { echo 'compare.sh: it makes file systems and mounts them: run it as root' >&2; exit 1; }
 export PATH="$PATH:/usr/sbin:/sbin"
-exec unshare --mount --propagation private python3 benches/compare.py "$@"
+exec unshare --mount --propagation private python3 benches/compare "$@"

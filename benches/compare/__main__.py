@@ -623,7 +623,7 @@ def environment(o):
 
 def main():
     global DEBIAN, LOG
-    top = Path(__file__).resolve().parent.parent
+    top = Path(__file__).resolve().parent.parent.parent
     target = Path(os.environ.get("CARGO_TARGET_DIR", top / "target"))
     p = argparse.ArgumentParser(prog="benches/compare.sh", description="keelblock beside its peers")
     p.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without")
