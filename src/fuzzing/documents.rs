@@ -28,6 +28,9 @@ pub fn manifest(bytes: &[u8]) {
     }
     let Ok(found) = found else { return };
     let Some(plain) = plain(document) else { return };
+    let has = |key: &str| !plain[key].is_null();
+    assert!(!has("manifests") || !(has("config") || has("layers")), "it has what both have");
+    assert!(!has("fsLayers"), "it is of schema 1, too");
     match found {
         Parsed::Index(index) => {
             assert_eq!(

@@ -260,8 +260,8 @@ impl Walk<'_> {
         loop {
             let block = &self.bytes[at..at + BLOCK];
             let stated = number(&block[124..136]);
-            self.plain &=
-                &block[257..262] == b"ustar" && block[124] & 0x80 == 0 && block[100..124].is_ascii();
+            self.plain &= matches!(&block[257..265], b"ustar\x0000" | b"ustar  \0");
+            self.plain &= block[124] & 0x80 == 0 && block[100..124].is_ascii();
             at += BLOCK;
             let kind = block[156];
             if !matches!(kind, b'x' | b'g' | b'L' | b'K') {
