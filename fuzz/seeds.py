@@ -236,6 +236,11 @@ def documents():
         text = json.dumps(document)
         write("manifest", name, text)
         write("manifest", name + "-and-config", text + "\f" + written["full"])
+        # What is of two formats, one of them nearly.
+        for key in ("manifests", "layers", "fsLayers", "config"):
+            if key not in document:
+                write("manifest", f"{name}-{key}-null", json.dumps(document | {key: None}))
+                write("manifest", f"{name}-{key}-none", json.dumps(document | {key: []}))
     for target in ("manifest", "config"):
         write(target, "deep", "[" * 500)
         write(target, "deep-field", '{"x":' * 200)

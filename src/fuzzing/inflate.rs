@@ -6,6 +6,7 @@
 //! encoder that can also say what no encoder would.
 
 use std::io::{self, Read};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::{Dribble, Lengths};
 use crate::inflate::{CHUNK_BYTES, Chunk, GzipDecoder, GzipError};
@@ -39,6 +40,13 @@ pub fn inflate(bytes: &[u8]) {
     if whole.content.len() < CONTENT_BYTES_MAX && theirs.content.len() < CONTENT_BYTES_MAX {
         assert_eq!(whole.end.is_ok(), theirs.end.is_ok(), "{:?}, and flate2: {:?}", whole.end, theirs.end);
         assert!(whole.end.is_err() || whole.content.len() == theirs.content.len());
+        // Wrong blocks that were taken would have a wrong checksum, too.
+        let late = |end: &Result<(), String>, words: &[&str]| {
+            end.as_ref().is_err_and(|end| words.iter().any(|word| end.contains(word)))
+        };
+        let (mine, others) =
+            (late(&whole.end, &[" Checksum", " Size", " HeaderChecksum"]), late(&theirs.end, &["checksum"]));
+        assert_eq!(mine, others, "{:?}, and flate2: {:?}", whole.end, theirs.end);
         // flate2 may lose what it has when it fails. We do not, but for symbols so near to where a stream is cut that
         // they cannot be the last.
         let cut = whole.end.as_ref().is_err_and(|end| end.starts_with("Truncated"));
@@ -65,10 +73,11 @@ fn theirs(stream: &[u8]) -> Told {
 }
 
 fn ours(source: impl Read, chunk_bytes: usize) -> Told {
+    // Always the same, and in turn: what a chunk holds from before must not matter.
+    static CHUNKS: LazyLock<Mutex<[Chunk; 2]>> = LazyLock::new(Mutex::default);
+    let mut chunks = CHUNKS.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut content, mut end) = (Vec::new(), Ok(()));
     let mut decoder = GzipDecoder::with_chunk_bytes(source, chunk_bytes);
-    // In turn: what a chunk holds from before must not matter.
-    let mut chunks = [Chunk::new(), Chunk::new()];
     while content.len() < CONTENT_BYTES_MAX {
         chunks.swap(0, 1);
         match decoder.next_chunk(&mut chunks[0]) {
