@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock};
 
 use keelblock_actors::container::RootfsId;
 use keelblock_actors::image::digest::{DiffId, Digest};
-use keelblock_actors::image::plan::{BlobSpec, LayerKey, LayerSource, LayerSpec};
+use keelblock_actors::image::plan::{BlobSpec, Compression, LayerKey, LayerSource, LayerSpec};
 use keelblock_actors::ports::{Backend, Claim, Keep, LayerDir, RootfsPlace, Store, StoredLayer};
 use keelblock_actors::stop::Stop;
 
@@ -95,7 +95,9 @@ struct Unpacked {
 /// All that can be seen of a layer, a line for each name.
 fn describe(layer: &Unpacked) -> Vec<String> {
     let tree = &layer.dir.path;
-    let mut lines = vec![format!("{:?}", layer.record)];
+    // The same tar may have come before, in another blob.
+    let record = LayerRecord { blob: None, compression: Compression::None, ..layer.record.clone() };
+    let mut lines = vec![format!("{record:?}")];
     let mut first_names = BTreeMap::new();
     let mut todo = vec![tree.clone()];
     while let Some(path) = todo.pop() {
