@@ -18,6 +18,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(super) struct Decompressed<'a> {
     /// What its first bytes say.
     pub(super) compression: Compression,
+    /// What they say else, when they are neither gzip nor zstd; a tar may begin so by chance.
+    pub(super) foreign: Option<&'static str>,
     content: Content<'a>,
 }
 
@@ -41,7 +43,7 @@ impl Decompressed<'_> {
 pub(super) fn open<'a>(mut blob: impl Read + 'a) -> io::Result<Decompressed<'a>> {
     let mut head = Vec::with_capacity(MAGIC_BYTES);
     blob.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut head)?;
-    let compression = recognise(&head);
+    let (compression, foreign) = (recognise(&head), super::foreign::name(&head));
     let whole = Box::new(io::Cursor::new(head).chain(blob));
     let content = match compression {
         Compression::None => Content::Other(whole),
@@ -51,7 +53,7 @@ pub(super) fn open<'a>(mut blob: impl Read + 'a) -> io::Result<Decompressed<'a>>
             Content::Other(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?))
         }
     };
-    Ok(Decompressed { compression, content })
+    Ok(Decompressed { compression, foreign, content })
 }
 
 const MAGIC_BYTES: usize = 4;

@@ -67,9 +67,25 @@ impl Flaw {
 
     /// What a decoder failed with: the flaw that its source carried, or one of the stream it decodes.
     pub(super) fn of_decoder(what: &'static str, error: io::Error) -> Self {
+        Self::carried_by(&error).unwrap_or_else(|| Self::Stream { what, source: error.into() })
+    }
+
+    /// The flaw that an error carries.
+    pub(super) fn carried_by(error: &io::Error) -> Option<Self> {
         let carried = error.get_ref().and_then(|error| error.downcast_ref::<Carried>());
-        let carried = carried.and_then(|Carried(flaw)| flaw.lock().ok()?.take());
-        carried.unwrap_or_else(|| Self::Stream { what, source: error.into() })
+        carried.and_then(|Carried(flaw)| flaw.lock().ok()?.take())
+    }
+
+    /// Of a format that cannot be unpacked, whatever the media type and what that says.
+    pub(super) fn foreign(name: &str, declared: Option<(&str, Compression)>) -> Self {
+        let said = declared.map(|(media_type, compression)| {
+            format!(", though its media type {} says {compression}", quote(media_type))
+        });
+        let said = said.unwrap_or_default();
+        let source = format!(
+            "it is compressed with {name}{said}; layers can be gzip, zstd or plain tar: build the image with one of these"
+        );
+        Self::Stream { what: "tar", source: source.into() }
     }
 
     /// No tar, in these words.
@@ -130,6 +146,17 @@ pub enum EntryError {
         major: i64,
         /// As read.
         minor: i64,
+    },
+    /// An xattr that the kernel takes for nonsense, or that the filesystem of the store cannot hold.
+    #[error("its xattr {name:?} of {bytes} bytes cannot be set")]
+    Xattr {
+        /// Its name.
+        name: String,
+        /// Bytes of its value.
+        bytes: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The map of a sparse file.
     #[error("its sparse map is wrong: {0}")]

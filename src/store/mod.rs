@@ -16,6 +16,7 @@ mod dirtimes;
 mod entry;
 mod failed;
 mod flaw;
+mod foreign;
 mod form;
 mod format;
 #[cfg(feature = "fuzzing")]

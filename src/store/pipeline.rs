@@ -217,6 +217,9 @@ impl<'a> Decoding<'a> {
             && declared != found
         {
             let media_type = stages.blob.media_type.clone().unwrap_or_default();
+            if let (Compression::None, Some(name)) = (found, opened.foreign) {
+                return Err(Flaw::foreign(name, Some((&media_type, declared))));
+            }
             return Err(Flaw::Compression { declared, found, media_type });
         }
         let pool = Pool::new(TAR_CHUNKS);

@@ -25,6 +25,12 @@ pub(super) struct Extended {
 }
 
 impl Extended {
+    /// Another header comes in the place of those whose records were taken; names of GNU stay.
+    pub(super) fn forget_records(&mut self) {
+        let (long_path, long_target) = (self.long_path.take(), self.long_target.take());
+        *self = Self { bytes: self.bytes, long_path, long_target, ..Self::default() };
+    }
+
     /// Takes the records of one header.
     pub(super) fn read(&mut self, bytes: &[u8], bounds: &Bounds) -> Result<(), Flaw> {
         for record in pax::Records(bytes) {

@@ -6,7 +6,8 @@
 //! unpack with:
 //! - entries that cannot have content (links, directories, devices, fifos) have none, whatever their size field;
 //! - an extended header wins over the header, a GNU long name over both, the last of several records over the others,
-//!   and an empty record counts as none;
+//!   and an empty record or long name counts as none;
+//! - of two extended headers in a row the first counts for nothing;
 //! - a tar ends at two zero blocks or at the end of the stream; what follows the zero blocks is only hashed; one zero
 //!   block before another header is an error;
 //! - global extended headers change nothing. One that would change names or sizes, had we listened to it, is an error:
@@ -25,6 +26,7 @@ use bytes::Bytes;
 
 use self::extended::{Extended, global};
 use super::flaw::{EntryError, Flaw};
+use super::foreign;
 
 /// Size of everything in a tar.
 const BLOCK: usize = 512;
@@ -133,6 +135,12 @@ impl<S: Source> Reader<S> {
             let header = tar::Header::from_byte_slice(&block);
             match block[156] {
                 b'g' => {
+                    // Go forgets the one before it, others do not.
+                    if extended.is_some() {
+                        return Err(Flaw::tar(
+                            "a global extended header stands between a header and its entry",
+                        ));
+                    }
                     let bytes = self.extension(header, 0)?;
                     global(&bytes)?;
                 }
@@ -140,11 +148,14 @@ impl<S: Source> Reader<S> {
                     let extended = extended.get_or_insert_default();
                     let bytes = self.extension(header, extended.bytes)?;
                     extended.bytes += bytes.len();
-                    let text = || bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
+                    let text = || bytes.split(|byte| *byte == 0).next().filter(|text| !text.is_empty());
                     match kind {
-                        b'L' => extended.long_path = Some(text()),
-                        b'K' => extended.long_target = Some(text()),
-                        _ => extended.read(&bytes, &self.bounds)?,
+                        b'L' => extended.long_path = text().map(Into::into),
+                        b'K' => extended.long_target = text().map(Into::into),
+                        _ => {
+                            extended.forget_records();
+                            extended.read(&bytes, &self.bounds)?;
+                        }
                     }
                 }
                 _ => {
@@ -250,7 +261,7 @@ impl<S: Source> Reader<S> {
                 return if have == 0 {
                     Ok(None)
                 } else {
-                    Err(Flaw::tar("it ends in the middle of a header"))
+                    Err(self.no_header(&block[..have], "it ends in the middle of a header"))
                 };
             }
             let more = bytes.len().min(BLOCK - have);
@@ -279,9 +290,17 @@ impl<S: Source> Reader<S> {
         let unsigned: i64 = spaced.clone().map(i64::from).sum();
         let signed: i64 = spaced.map(|byte| i64::from(byte as i8)).sum();
         if declared != Some(unsigned) && declared != Some(signed) {
-            return Err(Flaw::tar("the checksum of a header is wrong"));
+            return Err(self.no_header(&block, "the checksum of a header is wrong"));
         }
         Ok(Some(block))
+    }
+
+    /// The block just read is no header; the first of all may tell what the layer is instead.
+    fn no_header(&self, block: &[u8], why: &'static str) -> Flaw {
+        match foreign::name(block) {
+            Some(name) if self.place <= BLOCK as u64 => Flaw::foreign(name, None),
+            _ => Flaw::tar(why),
+        }
     }
 
     /// The content of an extended header.

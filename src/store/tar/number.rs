@@ -11,16 +11,9 @@ pub(super) fn field(field: &[u8]) -> Option<i64> {
 }
 
 fn octal(field: &[u8]) -> Option<i64> {
-    let text = field.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
-    let text = if text.is_empty() {
-        // Some writers put the NUL first: then blank means all blank.
-        if field.iter().any(|byte| !matches!(byte, 0 | b' ')) {
-            return None;
-        }
-        return Some(0);
-    } else {
-        text
-    };
+    // Some writers put NULs first.
+    let begins = field.iter().position(|byte| !matches!(byte, 0 | b' ')).unwrap_or(field.len());
+    let text = field[begins..].split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
     text.iter().try_fold(0i64, |value, digit| match digit {
         b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
         _ => None,
