@@ -50,6 +50,7 @@ fn layer(bed: &Path, number: usize) -> LayerDir {
         diff_id: DiffId(Digest::of(&number.to_le_bytes())),
         path,
         user_xattrs: false,
+        whiteouts: false,
         implied: Arc::default(),
         hold: Arc::new(()),
     }

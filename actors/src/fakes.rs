@@ -647,6 +647,7 @@ impl Store for World {
             diff_id: layer.diff_id.clone(),
             path,
             user_xattrs: false,
+            whiteouts: false,
             implied: Arc::default(),
             hold,
         })

@@ -90,6 +90,8 @@ pub struct LayerDir {
     pub path: PathBuf,
     /// Whether its opaque marks are in `user.overlay.` (overlayfs option `userxattr`).
     pub user_xattrs: bool,
+    /// Whether there are whiteouts in it.
+    pub whiteouts: bool,
     /// Directories that the layer has no entry for, relative to its root: made because something in them came. What they
     /// show besides what is in them is nobody's word, so the same directory in a lower layer keeps its attributes.
     pub implied: Arc<[PathBuf]>,

@@ -40,6 +40,9 @@ fn mount(layer: &LayerDir, place: &RootfsPlace, stop: &Stop) -> Result<(), Backe
     if stop.is_raised() {
         return Err(BackendError::Stopped);
     }
+    if layer.whiteouts {
+        return Err(BackendError::Whiteouts);
+    }
     // Before anything is made: a layer that is not there leaves nothing to undo.
     drop(
         stack::open_root(&layer.path, rustix::fs::OFlags::PATH)

@@ -43,6 +43,11 @@ pub enum BackendError {
          --image_provisioner_backend=copy"
     )]
     MixedMarks,
+    /// A bind mount hides nothing.
+    #[error(
+        "the layer has whiteouts, which would show as devices; use --image_provisioner_backend=overlay or copy"
+    )]
+    Whiteouts,
     /// overlayfs does not want to be mounted so.
     #[error("cannot mount overlay of {layers} layers{}", .complaint.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
     Overlay {

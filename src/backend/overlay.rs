@@ -281,7 +281,14 @@ mod tests {
             std::fs::create_dir_all(&path).unwrap();
             std::fs::write(path.join("which"), number.to_string()).unwrap();
             let diff_id = DiffId(Digest::of(&number.to_le_bytes()));
-            LayerDir { diff_id, path, user_xattrs: false, implied: Arc::default(), hold: Arc::new(()) }
+            LayerDir {
+                diff_id,
+                path,
+                user_xattrs: false,
+                whiteouts: false,
+                implied: Arc::default(),
+                hold: Arc::new(()),
+            }
         };
         (0..layers).map(layer).collect()
     }

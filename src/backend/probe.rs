@@ -114,6 +114,7 @@ fn try_overlay(directory: &Path, store: &Path, user_xattrs: bool) -> Result<(), 
         diff_id: DiffId(Digest::of(b"")),
         path: store.to_owned(),
         user_xattrs,
+        whiteouts: false,
         implied: Arc::default(),
         hold: Arc::new(()),
     };

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::flaw::EntryError;
-use super::tar::Member;
+use super::flaw::{EntryError, text};
+use super::tar::{Kind, Member};
 use super::whiteout::is_overlay_xattr;
 use crate::sys::beneath;
 
@@ -23,7 +23,8 @@ pub struct NotSet {
     pub owners: u64,
     /// In a user namespace: devices that could not be made.
     pub devices: u64,
-    /// In a user namespace: xattrs that could not be set.
+    /// Xattrs that could not be set: in a user namespace any, else those in namespaces that Linux has not and those that
+    /// no file of that kind can have.
     pub xattrs: u64,
     /// Anywhere: character devices 0:0, which would act as whiteouts, and open nothing.
     pub whiteout_devices: u64,
@@ -91,6 +92,9 @@ impl From<io::Error> for Unset {
 /// (pkg/archive, `xattrsToIgnore`) and umoci leave them too.
 const FOREIGN: [&[u8]; 2] = [b"security.selinux", b"system.nfs4_acl"];
 
+/// The namespaces that Linux has: xattr(7).
+const XATTRS: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+
 /// What everything made in a directory inherits.
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
@@ -133,8 +137,9 @@ impl Attributes {
                 self.not_set.foreign_xattrs += 1;
                 continue;
             }
-            // A directory's waits until all is made in it.
+            // A directory's waits until all is made in it; others cannot have one.
             if &name[..] == DEFAULT_ACL {
+                self.not_set.xattrs += u64::from(member.kind != Kind::Directory);
                 continue;
             }
             if name.is_empty() || name.contains(&0) {
@@ -142,41 +147,46 @@ impl Attributes {
                     "the name of an xattr is empty or has a NUL in it",
                 )));
             }
-            match made.set_xattr(name, value) {
-                Err(error)
-                    if self.in_user_namespace
-                        && is(&error, &[Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL]) =>
-                {
-                    self.not_set.xattrs += 1;
-                }
-                other => other?,
+            if let Err(error) = made.set_xattr(name, value) {
+                self.forgive_xattr(name, value, error)?;
             }
         }
         Ok(())
     }
 
     /// Sets the default ACL of a directory; what is made in it later inherits that.
-    pub(super) fn set_default_acl(&mut self, dir: BorrowedFd<'_>, acl: &[u8]) -> io::Result<()> {
-        self.forgive_xattr(beneath::set_xattr_fd(dir, DEFAULT_ACL, acl))
-    }
-
-    fn forgive_xattr(&mut self, set: io::Result<()>) -> io::Result<()> {
-        match set {
-            Err(error)
-                if self.in_user_namespace && is(&error, &[Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL]) =>
-            {
-                self.not_set.xattrs += 1;
-                Ok(())
-            }
-            other => other,
+    pub(super) fn set_default_acl(&mut self, dir: BorrowedFd<'_>, acl: &[u8]) -> Result<(), Unset> {
+        match beneath::set_xattr_fd(dir, DEFAULT_ACL, acl) {
+            Err(error) => self.forgive_xattr(DEFAULT_ACL, acl, error),
+            Ok(()) => Ok(()),
         }
     }
 
-    /// Whether this failure to make a device is one to be counted; counts it then.
-    pub(super) fn forgives_device(&mut self, error: &io::Error) -> bool {
-        let forgiven = self.in_user_namespace && is(error, &[Errno::PERM]);
-        self.not_set.devices += u64::from(forgiven);
-        forgiven
+    /// Counts an xattr that need not be set; of another, whether the entry is at fault or the disk.
+    fn forgive_xattr(&mut self, name: &[u8], value: &[u8], error: io::Error) -> Result<(), Unset> {
+        let foreign = !XATTRS.iter().any(|prefix| name.starts_with(prefix));
+        let forgiven = if self.in_user_namespace {
+            is(&error, &[Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL])
+        } else {
+            // Archives from macOS have `com.apple.` ones; docker, containerd and podman pass over them, too. `user.` is for
+            // files and directories only (xattr(7)).
+            foreign && is(&error, &[Errno::OPNOTSUPP])
+                || name.starts_with(b"user.") && is(&error, &[Errno::PERM])
+        };
+        if forgiven {
+            self.not_set.xattrs += 1;
+            return Ok(());
+        }
+        let of_entry = [Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL, Errno::RANGE, Errno::TOOBIG];
+        if !is(&error, &of_entry) {
+            return Err(error.into());
+        }
+        Err(Unset::Entry(EntryError::Xattr { name: text(name), bytes: value.len(), source: error }))
+    }
+
+    /// Whether this failure to make a device is one to be counted.
+    pub(super) fn forgives_device(&self, error: &io::Error) -> bool {
+        self.in_user_namespace && is(error, &[Errno::PERM])
     }
 }
 

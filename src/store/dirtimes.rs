@@ -20,6 +20,9 @@ const NOTES_BYTES_MAX: usize = 1 << 20;
 /// attributes of the root from a layer that has one. A nanosecond after the epoch, which no tool writes.
 pub const NOBODYS_ROOT: (i64, u32) = (0, 1);
 
+/// In place of the length of an ACL: nobody told of this directory.
+const IMPLIED: u32 = u32::MAX;
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct DirTimes {
@@ -28,6 +31,12 @@ pub(super) struct DirTimes {
 }
 
 impl DirTimes {
+    /// Notes a directory that no entry tells of, by a path without symlinks: its time is [`NOBODYS_ROOT`] unless a later
+    /// note says otherwise.
+    pub(super) fn note_implied(&mut self, path: &[u8], spill_to: &Path) -> io::Result<()> {
+        self.add(path, NOBODYS_ROOT, None, spill_to)
+    }
+
     /// Notes the time of a directory, by clean path, and the default ACL, empty for none. A later note for the same
     /// path wins.
     pub(super) fn note(
@@ -37,12 +46,17 @@ impl DirTimes {
         acl: &[u8],
         spill_to: &Path,
     ) -> io::Result<()> {
+        self.add(path, mtime, Some(acl), spill_to)
+    }
+
+    fn add(&mut self, path: &[u8], mtime: (i64, u32), acl: Option<&[u8]>, spill_to: &Path) -> io::Result<()> {
         self.notes.extend_from_slice(&(path.len() as u32).to_le_bytes());
         self.notes.extend_from_slice(path);
         self.notes.extend_from_slice(&mtime.0.to_le_bytes());
         self.notes.extend_from_slice(&mtime.1.to_le_bytes());
-        self.notes.extend_from_slice(&(acl.len() as u32).to_le_bytes());
-        self.notes.extend_from_slice(acl);
+        let length = acl.map_or(IMPLIED, |acl| acl.len() as u32);
+        self.notes.extend_from_slice(&length.to_le_bytes());
+        self.notes.extend_from_slice(acl.unwrap_or_default());
         if self.notes.len() < NOTES_BYTES_MAX {
             return Ok(());
         }
@@ -69,10 +83,10 @@ impl DirTimes {
     }
 }
 
-/// Sets the default ACL of an open directory.
-pub(super) trait SetAcl: FnMut(BorrowedFd<'_>, &[u8]) -> io::Result<()> {}
+/// Sets the default ACL of an open directory, whose path is for messages.
+pub(super) trait SetAcl: FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> io::Result<()> {}
 
-impl<F: FnMut(BorrowedFd<'_>, &[u8]) -> io::Result<()>> SetAcl for F {}
+impl<F: FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> io::Result<()>> SetAcl for F {}
 
 fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, set_acl: &mut impl SetAcl) -> io::Result<()> {
     let (mut length, mut seconds, mut nanos) = ([0; 4], [0; 8], [0; 4]);
@@ -87,9 +101,15 @@ fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, set_acl: &mut impl Se
         notes.read_exact(&mut seconds)?;
         notes.read_exact(&mut nanos)?;
         notes.read_exact(&mut length)?;
-        let mut acl = vec![0; u32::from_le_bytes(length) as usize];
+        let implied = u32::from_le_bytes(length) == IMPLIED;
+        let mut acl = vec![0; if implied { 0 } else { u32::from_le_bytes(length) as usize }];
         notes.read_exact(&mut acl)?;
-        let dir = match beneath::open_dir_in_root_for_reading(root, &path) {
+        let dir = if implied {
+            beneath::read_dir_beneath(root, &path)
+        } else {
+            beneath::open_dir_in_root_for_reading(root, &path)
+        };
+        let dir = match dir {
             Ok(dir) => dir,
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
@@ -97,7 +117,7 @@ fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, set_acl: &mut impl Se
             },
         };
         if !acl.is_empty() {
-            set_acl(dir.as_fd(), &acl)?;
+            set_acl(dir.as_fd(), &path, &acl)?;
         }
         beneath::set_times_fd(dir.as_fd(), i64::from_le_bytes(seconds), u32::from_le_bytes(nanos))?;
     }
@@ -124,7 +144,7 @@ mod tests {
         times.note(b"file", (1, 1), b"", &spill).unwrap();
         assert!(times.spilled.is_some());
         let root = beneath::open_root(dir.path()).unwrap();
-        times.apply(root.as_fd(), |_: BorrowedFd<'_>, _: &[u8]| panic!("no ACL")).unwrap();
+        times.apply(root.as_fd(), |_: BorrowedFd<'_>, _: &[u8], _: &[u8]| panic!("no ACL")).unwrap();
         let a = std::fs::metadata(dir.path().join("a")).unwrap();
         assert_eq!((a.mtime(), a.mtime_nsec()), (59_999, 7));
         assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().mtime(), before);

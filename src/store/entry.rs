@@ -7,6 +7,7 @@
 //! A character device 0:0 in a tar is not made, and counted: on disk it would be a whiteout, which the layer did not
 //! say, and it opens nothing. Images with a docker store in them have some.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -20,9 +21,10 @@ use super::attributes::{Attributes, Inherited, Made, NotSet, default_acl};
 use super::dirtimes::{DirTimes, NOBODYS_ROOT};
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
+use super::form;
 use super::job::{Helper, JOB_BYTES_MAX, Job};
 use super::tar::{Kind, Member, Reader, Source};
-use super::tree::{Dir, Lost, Tree, clean, components, is_whiteout, split};
+use super::tree::{Dir, Implied, Lost, Tree, clean, components, is_whiteout, split};
 use super::whiteout::{self, Namespace, Sign};
 use crate::sys::beneath::{self, Special};
 
@@ -37,6 +39,8 @@ pub(super) struct Applied {
     pub(super) implied_dirs: u64,
     /// See [`LayerRecord::implied`](super::form::LayerRecord::implied).
     pub(super) implied: Vec<String>,
+    /// Whether a whiteout was made.
+    pub(super) whiteouts: bool,
     pub(super) not_set: NotSet,
 }
 
@@ -51,8 +55,31 @@ pub(super) struct Applier {
     spill: PathBuf,
     applied: Applied,
     whiteouts: bool,
+    /// Most entries, and directories that were made for them.
+    entries_max: u64,
+    /// Directories that no entry told of when they were made, by path, up to [`IMPLIED_BYTES_MAX`].
+    implied: Vec<Vec<u8>>,
+    implied_bytes: usize,
+    /// Devices that were not made, by directory and name, up to [`SKIPPED_MAX`].
+    skipped: HashMap<(u64, Vec<u8>), Skipped>,
     helper: Option<Helper>,
 }
+
+/// Why a device was not made.
+#[derive(Clone, Copy)]
+enum Skipped {
+    /// In a user namespace there are none.
+    Device,
+    /// On disk it would be a whiteout.
+    Whiteout,
+}
+
+/// Bytes of paths of implied directories that are remembered: some 100,000 of them. Of more a backend that shows the topmost
+/// directory as it is shows root's, 0755.
+const IMPLIED_BYTES_MAX: usize = 4 << 20;
+/// Devices that are remembered as not made. 16,384: the largest known images have some hundreds. A hard link to one
+/// more is refused.
+const SKIPPED_MAX: usize = 16_384;
 
 impl Applier {
     /// Applies to the directory at `at`, whose owner and mode are root's and 0755 until an entry says otherwise.
@@ -62,6 +89,7 @@ impl Applier {
         spill: PathBuf,
         namespace: Namespace,
         in_user_namespace: bool,
+        entries_max: u64,
         helper: Option<Helper>,
     ) -> io::Result<Self> {
         let root = beneath::open_root(&at)?;
@@ -70,7 +98,21 @@ impl Applier {
         let (mut times, applied) = (DirTimes::default(), Applied::default());
         // Until an entry of the root says otherwise: a later note wins.
         times.note(b"", NOBODYS_ROOT, b"", &spill)?;
-        Ok(Self { tree, namespace, attributes, times, at, spill, applied, whiteouts: false, helper })
+        Ok(Self {
+            tree,
+            namespace,
+            attributes,
+            times,
+            at,
+            spill,
+            applied,
+            whiteouts: false,
+            entries_max,
+            implied: Vec::new(),
+            implied_bytes: 0,
+            skipped: HashMap::new(),
+            helper,
+        })
     }
 
     /// Applies one member; its payload is the reader's.
@@ -81,33 +123,36 @@ impl Applier {
     ) -> Result<(), Flaw> {
         self.applied.entries += 1;
         let applied = self.try_apply(&mut member, payload);
-        applied.map_err(|failed| failed.of(member.path, &self.at))
+        applied.map_err(|failed| failed.of(member.path, &self.at))?;
+        // A name of 4096 bytes makes two thousand directories.
+        if self.applied.entries + self.tree.implied > self.entries_max {
+            let (limit, unit) = (self.entries_max, "entries, with the directories that they only imply");
+            return Err(Flaw::Limit { limit, unit, flag: "layer_entries_max" });
+        }
+        Ok(())
     }
 
     /// Sets what had to wait for the last entry. The helper must have ended; `helped` is what it could not set.
     pub(super) fn finish(mut self, helped: &NotSet) -> Result<Applied, Flaw> {
         let written = |source| Flaw::Write { path: self.at.clone(), source };
         let attributes = &mut self.attributes;
-        // An entry that came later says otherwise in a moment, by whatever path it led there.
-        let implied = std::mem::take(&mut self.tree.implied_paths);
-        for path in &implied {
-            if let Some(dir) = open_still(self.tree.root(), path).map_err(written)? {
-                beneath::set_times_fd(dir, NOBODYS_ROOT.0, NOBODYS_ROOT.1).map_err(written)?;
-            }
-        }
-        self.times
-            .apply(self.tree.root(), |dir: BorrowedFd<'_>, acl: &[u8]| attributes.set_default_acl(dir, acl))
-            .map_err(written)?;
-        for path in implied {
+        let set_acl = |dir: BorrowedFd<'_>, path: &[u8], acl: &[u8]| {
+            let set = attributes.set_default_acl(dir, acl).map_err(Failed::from);
+            set.map_err(|failed| failed.of(path.to_vec(), &self.at).carried())
+        };
+        self.times.apply(self.tree.root(), set_acl).map_err(|error| {
+            Flaw::carried_by(&error).unwrap_or_else(|| Flaw::Write { path: self.at.clone(), source: error })
+        })?;
+        for path in self.implied {
             let Some(dir) = open_still(self.tree.root(), &path).map_err(written)? else { continue };
             let stat = beneath::stat_fd(&dir).map_err(written)?;
-            if (stat.st_mtime, stat.st_mtime_nsec as u32) == NOBODYS_ROOT
-                && let Ok(path) = String::from_utf8(path)
-            {
-                self.applied.implied.push(path);
+            // Unless an entry that came later says otherwise, by whatever path it led there.
+            if (stat.st_mtime, stat.st_mtime_nsec as u32) == NOBODYS_ROOT {
+                self.applied.implied.push(form::written(&path));
             }
         }
         self.applied.implied_dirs = self.tree.implied;
+        self.applied.whiteouts = self.whiteouts;
         self.applied.not_set = self.attributes.not_set;
         self.applied.not_set.add(helped);
         Ok(self.applied)
@@ -138,15 +183,14 @@ impl Applier {
             Sign::Bad => return Err(EntryError::BadWhiteout.into()),
             Sign::Opaque => return self.opaque(parent),
             Sign::Whiteout(removed) => {
-                let dir = self.tree.find_or_make(parent)?;
+                let dir = self.find_or_make(parent)?;
                 return self.whiteout(&dir, removed);
             }
         }
+        let dir = self.find_or_make(parent)?;
         if matches!(member.kind, Kind::Char { major: 0, minor: 0 }) {
-            self.attributes.not_set.whiteout_devices += 1;
-            return Ok(());
+            return self.skip(&dir, name, Skipped::Whiteout);
         }
-        let dir = self.tree.find_or_make(parent)?;
         match member.kind {
             Kind::File => self.file(&dir, name, member, payload),
             Kind::HardLink => self.hard_link(&dir, name, member),
@@ -234,7 +278,12 @@ impl Applier {
             Err(error) => error,
         };
         let (source, there) = (stat()?, beneath::stat(dir.as_fd(), name)?);
-        let Some(source) = source else { return Err(missing()) };
+        let Some(source) = source else {
+            let key = (beneath::stat_fd(&*from)?.st_ino, existing.to_vec());
+            let Some(skipped) = self.skipped.get(&key).copied() else { return Err(missing()) };
+            self.clear(dir, name)?;
+            return self.skip(dir, name, skipped);
+        };
         if FileType::from_raw_mode(source.st_mode) == FileType::Directory {
             return Err(bad());
         }
@@ -263,7 +312,9 @@ impl Applier {
     fn special(&mut self, dir: &Dir, name: &[u8], special: Special, member: &Member) -> Result<(), Failed> {
         let mode = member.mode & 0o777;
         match self.make(dir, name, || beneath::make_special(dir.as_fd(), name, special, mode)) {
-            Err(Failed::Io(error)) if self.attributes.forgives_device(&error) => return Ok(()),
+            Err(Failed::Io(error)) if self.attributes.forgives_device(&error) => {
+                return self.skip(dir, name, Skipped::Device);
+            }
             other => other?,
         }
         let made = Made::Named(dir.as_fd(), name);
@@ -301,7 +352,6 @@ impl Applier {
         if whiteout::is_opaque(dir, self.namespace)? {
             return Ok(());
         }
-        self.whiteouts = true;
         match beneath::make_special(dir.as_fd(), removed, Special::Char(0, 0), 0) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let there = beneath::stat(dir.as_fd(), removed)?;
@@ -312,12 +362,42 @@ impl Applier {
             }
             other => other?,
         }
+        self.whiteouts = true;
         Ok(beneath::set_xattr(dir.as_fd(), b".", self.namespace.origin().as_bytes(), b"")?)
     }
 
     fn opaque(&mut self, path: &[u8]) -> Result<(), Failed> {
-        let dir = self.tree.find_or_make(path)?;
+        let dir = self.find_or_make(path)?;
         Ok(self.tree.hide_below(dir.as_fd(), b".")?)
+    }
+
+    /// The directory of this path, made if need be; what had to be made is noted.
+    fn find_or_make(&mut self, path: &[u8]) -> Result<Rc<Dir>, Failed> {
+        let dir = self.tree.find_or_make(path);
+        for (path, implied) in self.tree.just_implied.drain(..) {
+            if implied == Implied::New {
+                self.times.note(&path, (0, 0), b"", &self.spill)?;
+                continue;
+            }
+            self.times.note_implied(&path, &self.spill)?;
+            self.implied_bytes += path.len();
+            if self.implied_bytes <= IMPLIED_BYTES_MAX {
+                self.implied.push(path);
+            }
+        }
+        Ok(dir?)
+    }
+
+    /// Takes note of a device that is not made: hard links to it are not, either.
+    fn skip(&mut self, dir: &Dir, name: &[u8], skipped: Skipped) -> Result<(), Failed> {
+        match skipped {
+            Skipped::Device => self.attributes.not_set.devices += 1,
+            Skipped::Whiteout => self.attributes.not_set.whiteout_devices += 1,
+        }
+        if self.skipped.len() < SKIPPED_MAX {
+            self.skipped.insert((beneath::stat_fd(dir)?.st_ino, name.to_vec()), skipped);
+        }
+        Ok(())
     }
 
     /// Makes something at a name, in place of what is there.

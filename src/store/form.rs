@@ -4,7 +4,9 @@
 //! directory; another (an EROFS image, say) is one more [`Form`], written by its own kind of unpacking and shown by a
 //! mount that the [`LayerDir`]'s hold keeps.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,9 +47,12 @@ pub struct LayerRecord {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub implied_dirs: u64,
     /// Those that never got one, relative to the root: backends give them the attributes of the same directory in a
-    /// lower layer. At most 1024, and none whose name is not UTF-8.
+    /// lower layer. At most 4 MiB of them; a `\` stands for itself doubled, and `\xNN` for a byte that is not UTF-8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub implied: Vec<String>,
+    /// Whether there are whiteouts in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whiteouts: bool,
     /// What the layer asked for and did not get.
     #[serde(default, skip_serializing_if = "NotSet::is_empty")]
     pub not_set: NotSet,
@@ -84,9 +89,57 @@ impl LayerRecord {
                 diff_id: self.diff_id.clone(),
                 path: layout.layer(&self.diff_id).join(TREE),
                 user_xattrs: namespace == Namespace::User,
-                implied: self.implied.iter().map(PathBuf::from).collect(),
+                whiteouts: self.whiteouts,
+                implied: self.implied.iter().map(|path| read(path)).collect(),
                 hold: Arc::new(()),
             },
         }
+    }
+}
+
+/// A path of any bytes as JSON can hold it.
+pub(super) fn written(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        text.push_str(&chunk.valid().replace('\\', "\\\\"));
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// The same again as a path; what [`written`] never writes stands for itself.
+fn read(text: &str) -> PathBuf {
+    let mut path = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let escaped = match after {
+            [b'\\', ..] => Some((b'\\', 1)),
+            [b'x', high, low, ..] => {
+                let digit = |digit: u8| char::from(digit).to_digit(16);
+                digit(*high).zip(digit(*low)).map(|(high, low)| ((high << 4 | low) as u8, 3))
+            }
+            _ => None,
+        };
+        let (byte, skip) = escaped.filter(|_| *byte == b'\\').unwrap_or((*byte, 0));
+        path.push(byte);
+        rest = &after[skip..];
+    }
+    PathBuf::from(OsString::from_vec(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn paths_of_any_bytes_come_back_from_a_record() {
+        for path in [&b"a/b"[..], b"", b"a\\b", b"\\x41", b"\xff/\xfe\\", "\u{e9}\\\\".as_bytes(), b"\xc3"] {
+            assert_eq!(read(&written(path)).as_os_str().as_bytes(), path);
+        }
+        assert_eq!(written(b"a\\\xff"), "a\\\\\\xff");
     }
 }

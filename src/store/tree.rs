@@ -35,6 +35,15 @@ impl AsFd for Dir {
     }
 }
 
+/// What an implied directory is to that of the same path in the layers below.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Implied {
+    /// The same, of which this layer says nothing new.
+    Merged,
+    /// Another: the layer removed that one before.
+    New,
+}
+
 /// Why a directory was not found or made.
 pub(super) enum Lost {
     /// It is not there.
@@ -55,10 +64,6 @@ impl From<io::Error> for Lost {
     }
 }
 
-/// Implied directories that are remembered by path. 1024: real layers have some ten at most; of more, attributes are
-/// root's and 0755.
-const IMPLIED_MAX: usize = 1024;
-
 /// See the module.
 pub(super) struct Tree {
     root: OwnedFd,
@@ -67,13 +72,13 @@ pub(super) struct Tree {
     open: Vec<(Vec<u8>, Rc<Dir>)>,
     /// Directories made because something in them came first.
     pub(super) implied: u64,
-    /// Which, up to [`IMPLIED_MAX`].
-    pub(super) implied_paths: Vec<Vec<u8>>,
+    /// Those of them that nobody took note of yet.
+    pub(super) just_implied: Vec<(Vec<u8>, Implied)>,
 }
 
 impl Tree {
     pub(super) fn new(root: OwnedFd, namespace: Namespace) -> Self {
-        Self { root, namespace, open: Vec::new(), implied: 0, implied_paths: Vec::new() }
+        Self { root, namespace, open: Vec::new(), implied: 0, just_implied: Vec::new() }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -129,20 +134,18 @@ impl Tree {
         let mut todo: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
         let mut done: Vec<Vec<u8>> = Vec::new();
         let mut symlinks = 0;
+        let mut parent = beneath::open_dir_beneath(self.root(), b"")?;
         while let Some(name) = todo.pop_front() {
             if name == b".." {
                 done.pop();
+                parent = beneath::open_dir_beneath(self.root(), &done.join(&b'/'))?;
                 continue;
             }
-            let parent = beneath::open_dir_beneath(self.root(), &done.join(&b'/'))?;
+            let mut made = None;
             match beneath::stat(parent.as_fd(), &name)? {
                 None => {
                     self.make_one(parent.as_fd(), &name)?;
-                    if self.implied_paths.len() < IMPLIED_MAX {
-                        done.push(name);
-                        self.implied_paths.push(done.join(&b'/'));
-                        continue;
-                    }
+                    made = Some(Implied::Merged);
                 }
                 Some(stat) => match FileType::from_raw_mode(stat.st_mode) {
                     FileType::Directory => {}
@@ -154,6 +157,7 @@ impl Tree {
                         let target = beneath::read_link(parent.as_fd(), &name)?;
                         if target.starts_with(b"/") {
                             done.clear();
+                            parent = beneath::open_dir_beneath(self.root(), b"")?;
                         }
                         for component in components(&target).rev() {
                             todo.push_front(component.to_vec());
@@ -166,13 +170,18 @@ impl Tree {
                         beneath::unlink(parent.as_fd(), &name)?;
                         self.make_one(parent.as_fd(), &name)?;
                         self.hide_below(parent.as_fd(), &name)?;
+                        made = Some(Implied::New);
                     }
                     _ => return Err(Lost::Entry(EntryError::NotADirectory(text(&name)))),
                 },
             }
+            parent = beneath::open_dir_beneath(parent.as_fd(), &name)?;
             done.push(name);
+            if let Some(implied) = made {
+                self.just_implied.push((done.join(&b'/'), implied));
+            }
         }
-        Ok(beneath::open_dir_beneath(self.root(), &done.join(&b'/'))?)
+        Ok(parent)
     }
 
     fn make_one(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Lost> {

@@ -124,6 +124,7 @@ impl Job<'_> {
             compression: ran.compression,
             implied_dirs: applied.implied_dirs,
             implied: applied.implied,
+            whiteouts: applied.whiteouts,
             not_set: applied.not_set,
         })
     }
@@ -136,7 +137,9 @@ impl Job<'_> {
         let in_user_namespace = self.store.privileges.in_user_namespace;
         let applier = |helper| {
             let spill = self.stage.path().join("times");
-            Applier::new(at.clone(), spill, self.namespace, in_user_namespace, helper).map_err(written)
+            let entries_max = self.store.limits.layer_entries_max;
+            Applier::new(at.clone(), spill, self.namespace, in_user_namespace, entries_max, helper)
+                .map_err(written)
         };
         match threads {
             Threads::One => self.apply_all(tar, applier(None)?)?.finish(&NotSet::default()),

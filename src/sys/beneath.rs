@@ -36,13 +36,29 @@ pub fn open_dir_in_root_for_reading(root: BorrowedFd<'_>, path: &[u8]) -> io::Re
 /// A directory below `root`, as a place to make files in (`O_PATH`). A symlink on the way is an error (`ELOOP`).
 pub fn open_dir_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat2(root, path, flags, BENEATH)
+    by_parts(root, path, flags)
 }
 
 /// The same, open for reading: to list it.
 pub fn read_dir_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat2(root, path, flags, BENEATH)
+    by_parts(root, path, flags)
+}
+
+/// Bytes of a path that the kernel takes at once, without its NUL.
+const PATH_BYTES_MAX: usize = 4095;
+
+/// Opens a directory of any depth.
+fn by_parts(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    let (mut on_the_way, mut rest): (Option<OwnedFd>, _) = (None, path);
+    while rest.len() > PATH_BYTES_MAX
+        && let Some(slash) = rest[..PATH_BYTES_MAX].iter().rposition(|byte| *byte == b'/')
+    {
+        let from = on_the_way.as_ref().map_or(root, AsFd::as_fd);
+        on_the_way = Some(openat2(from, &rest[..slash], OFlags::PATH | flags, BENEATH)?);
+        rest = &rest[slash + 1..];
+    }
+    openat2(on_the_way.as_ref().map_or(root, AsFd::as_fd), rest, flags, BENEATH)
 }
 
 const BENEATH: ResolveFlags =

@@ -20,6 +20,7 @@ fn parts(bed: &Path) -> (Vec<LayerDir>, RootfsPlace) {
         )),
         path: bed.join("store").join(name),
         user_xattrs: false,
+        whiteouts: false,
         implied: std::sync::Arc::default(),
         hold: std::sync::Arc::new(()),
     };

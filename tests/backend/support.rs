@@ -133,6 +133,7 @@ impl Layer {
             diff_id: DiffId(Digest::of(self.name.as_bytes())),
             path: self.path.clone(),
             user_xattrs: self.user_xattrs,
+            whiteouts: false,
             implied: Arc::default(),
             hold: Arc::new(()),
         }

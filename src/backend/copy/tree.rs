@@ -163,6 +163,11 @@ impl Tree<'_> {
                             break;
                         }
                     }
+                    if is_nobodys(&fstat(&from)?)
+                        && let Some(below) = self.told_below(directory, &path)?
+                    {
+                        from = below;
+                    }
                 }
                 let to = self.open_copy(&path, OFlags::RDONLY)?;
                 metadata::copy_open(from.as_fd(), &stat_of(from.as_fd())?, to.as_fd(), room)
@@ -171,6 +176,24 @@ impl Tree<'_> {
             at = directory.parent.as_ref();
         }
         Ok(())
+    }
+
+    /// The topmost directory of this path that a layer tells of, below those that are merged: an opaque one hides what
+    /// is in the others, and not what they are themselves.
+    fn told_below(&self, directory: &Directory, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+        let Some(parent) = &directory.parent else { return Ok(None) };
+        let merged = directory.layers[directory.layers.len() - 1];
+        for layer in parent.layers.iter().skip_while(|layer| **layer != merged).skip(1) {
+            match self.open_layer(*layer, path) {
+                Ok(below) if is_nobodys(&fstat(&below)?) => {}
+                Ok(below) => return Ok(Some(below)),
+                Err(Errno::NOENT) => {}
+                // A file, a link, a whiteout.
+                Err(Errno::NOTDIR | Errno::LOOP) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// A directory of the copy.
