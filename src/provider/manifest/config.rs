@@ -28,6 +28,7 @@ pub struct ImageConfig {
 /// [`ManifestError::Config`] for what is no such document, [`ManifestError::RootfsType`] for another operating system's
 /// root filesystem, [`ManifestError::Nul`] for strings that no process can be given.
 pub fn parse_config(bytes: &[u8]) -> Result<ImageConfig, ManifestError> {
+    super::depth::check(bytes).map_err(|source| ManifestError::Config { source })?;
     let document: Document = serde_json::from_slice(bytes)
         .map_err(|error| ManifestError::Config { source: BadJson::from(error) })?;
     let rootfs = document.rootfs.unwrap_or_default();

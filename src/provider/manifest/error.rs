@@ -108,6 +108,12 @@ pub enum ManifestError {
 #[error("{0}")]
 pub struct BadJson(String);
 
+impl BadJson {
+    pub(super) fn too_deep(limit: usize) -> Self {
+        Self(format!("it is nested deeper than the limit of {limit} levels"))
+    }
+}
+
 impl From<serde_json::Error> for BadJson {
     fn from(error: serde_json::Error) -> Self {
         let (line, column) = (error.line(), error.column());

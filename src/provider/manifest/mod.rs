@@ -9,6 +9,7 @@
 //! - `plan`: manifest and config joined into an [`ImagePlan`](keelblock_actors::image::plan::ImagePlan).
 
 mod config;
+mod depth;
 mod error;
 mod plan;
 mod platform;
@@ -110,6 +111,7 @@ pub struct Index {
 /// [`ManifestError::Schema1`] for docker schema 1, which is another format; else what is wrong with the document.
 pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Parsed, ManifestError> {
     let given = Kind::of(media_type.unwrap_or_default())?;
+    depth::check(bytes).map_err(|source| ManifestError::Manifest { source })?;
     let document: Document = serde_json::from_slice(bytes)
         .map_err(|error| ManifestError::Manifest { source: BadJson::from(error) })?;
     let field = Kind::of(document.media_type.as_deref().unwrap_or_default())?;
