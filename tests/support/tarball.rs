@@ -31,6 +31,8 @@ pub(crate) struct Entry {
     pub(crate) data: Vec<u8>,
     pub(crate) pax: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) raw: Vec<(usize, Vec<u8>)>,
+    /// Whole blocks between the header and the payload: more of a sparse map.
+    pub(crate) blocks: Vec<u8>,
 }
 
 pub(crate) fn entry(kind: u8, name: impl AsRef<[u8]>) -> Entry {
@@ -47,6 +49,7 @@ pub(crate) fn entry(kind: u8, name: impl AsRef<[u8]>) -> Entry {
         data: vec![],
         pax: vec![],
         raw: vec![],
+        blocks: vec![],
     }
 }
 
@@ -66,6 +69,56 @@ pub(crate) fn hard_link(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Ent
     Entry { link: target.as_ref().to_vec(), ..entry(b'1', name) }
 }
 
+/// A global extended header.
+pub(crate) fn global(key: &str, value: impl AsRef<[u8]>) -> Entry {
+    file("pax_global_header", pax_records(&[(key.into(), value.as_ref().to_vec())])).kind(b'g')
+}
+
+/// GNU tar's header for a name that does not fit.
+pub(crate) fn long_name(name: impl AsRef<[u8]>) -> Entry {
+    file("././@LongLink", [name.as_ref(), b"\0"].concat()).gnu().kind(b'L')
+}
+
+/// GNU tar's header for a link target that does not fit.
+pub(crate) fn long_link(target: impl AsRef<[u8]>) -> Entry {
+    file("././@LongLink", [target.as_ref(), b"\0"].concat()).gnu().kind(b'K')
+}
+
+/// A file of this size with runs of `(offset, bytes)`, as old GNU tar writes it: four runs in the header, 21 in each
+/// block that follows.
+pub(crate) fn old_sparse(name: impl AsRef<[u8]>, size: u64, runs: &[(u64, Vec<u8>)]) -> Entry {
+    let payload: Vec<u8> = runs.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+    let number = |number: u64| format!("{number:011o}\0").into_bytes();
+    let descriptors: Vec<Vec<u8>> =
+        runs.iter().map(|(offset, bytes)| [number(*offset), number(bytes.len() as u64)].concat()).collect();
+    let mut sparse = file(name, payload).gnu().kind(b'S').raw(483, number(size));
+    for (at, descriptor) in descriptors.iter().take(4).enumerate() {
+        sparse = sparse.raw(386 + 24 * at, descriptor);
+    }
+    let more: Vec<_> = descriptors.iter().skip(4).collect();
+    if !more.is_empty() {
+        sparse = sparse.raw(482, [1]);
+    }
+    let blocks = more.chunks(21).count();
+    for (at, chunk) in more.chunks(21).enumerate() {
+        let mut block: Vec<u8> = chunk.iter().flat_map(|descriptor| descriptor.iter().copied()).collect();
+        block.resize(512, 0);
+        block[504] = u8::from(at + 1 < blocks);
+        sparse.blocks.extend_from_slice(&block);
+    }
+    sparse
+}
+
+/// A number as base-256, for a field of so many bytes.
+pub(crate) fn base256(number: i64, width: usize) -> Vec<u8> {
+    let mut field = vec![if number < 0 { 0xff } else { 0 }; width];
+    let bytes = number.to_be_bytes();
+    let room = width.min(8);
+    field[width - room..].copy_from_slice(&bytes[8 - room..]);
+    field[0] |= 0x80;
+    field
+}
+
 impl Entry {
     pub(crate) fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
@@ -75,6 +128,26 @@ impl Entry {
     pub(crate) fn owner(mut self, uid: u64, gid: u64) -> Self {
         (self.uid, self.gid) = (uid, gid);
         self
+    }
+
+    pub(crate) fn kind(self, kind: u8) -> Self {
+        self.raw(156, [kind])
+    }
+
+    /// With the magic of GNU tar, and its device fields blank.
+    pub(crate) fn gnu(self) -> Self {
+        self.raw(257, b"ustar  \0").raw(329, [0; 16])
+    }
+
+    /// Of the time before ustar: nothing after the link name.
+    pub(crate) fn v7(self) -> Self {
+        self.raw(257, [0; 255])
+    }
+
+    /// Says a long name by an extended header.
+    pub(crate) fn long(self) -> Self {
+        let name = self.name.clone();
+        self.pax("path", name)
     }
 
     pub(crate) fn mtime(mut self, mtime: u64) -> Self {
@@ -159,6 +232,7 @@ impl Tarball {
             self = self.with(file("pax", pax_records(&entry.pax)).raw(156, b"x"));
         }
         self.0.extend_from_slice(&entry.header());
+        self.0.extend_from_slice(&entry.blocks);
         self.data(&entry.data)
     }
 
@@ -179,6 +253,15 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::stream::encode_all(bytes, 1).unwrap()
+}
+
+/// A zstd frame that says nothing.
+pub(crate) fn skippable(bytes: &[u8]) -> Vec<u8> {
+    [&[0x5a, 0x2a, 0x4d, 0x18], &(bytes.len() as u32).to_le_bytes()[..], bytes].concat()
 }
 
 pub(crate) fn quiet() -> slog::Logger {

@@ -1,0 +1,33 @@
+//! The cases, by what they are about.
+
+mod attributes;
+mod compression;
+mod dialects;
+mod escapes;
+mod limits;
+mod links;
+mod sparse;
+mod whiteouts;
+
+use crate::case::{Case, Group};
+
+/// All of them, in the order of the table.
+pub(crate) fn all() -> Vec<Case> {
+    [
+        ("dialects", dialects::add as fn(&mut Group)),
+        ("sparse", sparse::add),
+        ("links", links::add),
+        ("compression", compression::add),
+        ("whiteouts", whiteouts::add),
+        ("escapes", escapes::add),
+        ("attributes", attributes::add),
+        ("limits", limits::add),
+    ]
+    .into_iter()
+    .flat_map(|(name, add)| {
+        let mut group = Group::new(name);
+        add(&mut group);
+        group.done()
+    })
+    .collect()
+}
