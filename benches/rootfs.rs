@@ -70,7 +70,7 @@ fn mounts(bed: &Path) {
         ("overlay, 1 layer", Box::new(OverlayBackend::default()), 1),
         ("overlay, 5 layers", Box::new(OverlayBackend::default()), 5),
         ("overlay, 100 layers", Box::new(OverlayBackend::default()), 100),
-        ("bind", Box::new(BindBackend), 1),
+        ("bind", Box::new(BindBackend::default()), 1),
     ];
     for (name, backend, layers) in backends {
         let stack: Vec<_> = (0..layers).map(|number| layer(bed, number)).collect();
@@ -147,8 +147,10 @@ fn copies(bed: &Path, files: usize) {
     let (mut ours, mut removed, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     let target = bed.join("cp");
     for _ in 0..5 {
-        ours.push(time(|| drop(CopyBackend.mount(&stack, &place(bed), &Stop::default()).unwrap())));
-        removed.push(time(|| assert!(CopyBackend.unmount(&place(bed)).unwrap())));
+        ours.push(time(|| {
+            drop(CopyBackend::default().mount(&stack, &place(bed), &Stop::default()).unwrap())
+        }));
+        removed.push(time(|| assert!(CopyBackend::default().unmount(&place(bed)).unwrap())));
         theirs.push(time(|| {
             for layer in &stack {
                 assert!(

@@ -18,6 +18,7 @@ use slog::{Logger, o};
 
 use crate::backend;
 use crate::config::Config;
+use crate::gc::{Collector, Gc};
 use crate::isolator;
 use crate::launcher::LinuxLauncher;
 use crate::provider::archive::Archives;
@@ -28,7 +29,7 @@ use crate::puller::local::LocalPuller;
 use crate::puller::registry::{
     InsecureRegistries, Login, LoginFor, ParseLoginError, RegistryClient, RegistryPuller, RegistrySettings,
 };
-use crate::records::DiskRecords;
+use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
 use crate::store::{DiskStore, Privileges};
 
@@ -85,6 +86,10 @@ pub struct Agent {
     launcher: Arc<LinuxLauncher>,
     source: DockerSource,
     io: Option<tokio::runtime::Runtime>,
+    /// Removes what was moved away.
+    collector: Collector,
+    /// Where root filesystems go.
+    gc: Gc,
     log: Logger,
 }
 
@@ -98,6 +103,11 @@ impl Agent {
         if let Err(error) = agent.engine.recover().await {
             slog::error!(agent.log, "what dead processes left could not be looked at";
                 "error" => keelblock_actors::error::chain(&*error));
+        }
+        // The store has seen to its own.
+        if let Err(error) = agent.gc.collect_all() {
+            slog::warn!(agent.log, "root filesystems on their way out cannot be removed";
+                "error" => keelblock_actors::error::chain(&error));
         }
         Ok(agent)
     }
@@ -117,13 +127,19 @@ impl Agent {
             .build()
             .map_err(AgentError::Threads)?;
         let store_dir = config.store_dir();
-        let store = Arc::new(DiskStore::open(
+        let collector = match config.leave_garbage {
+            true => Collector::later(),
+            false => Collector::thread(log.new(o!("actor" => "gc"))),
+        };
+        let store = Arc::new(DiskStore::open_with(
             &store_dir,
             limits.clone(),
             privileges,
+            collector.clone(),
             log.new(o!("actor" => "store")),
         )?);
-        let records = Arc::new(DiskRecords::open(&config.work_dir)?);
+        let records = Arc::new(DiskRecords::open_with(&config.work_dir, collector.clone())?);
+        let gc = Gc::new(layout::gc_dir(&config.work_dir), collector.clone());
 
         let platform = config.platform.clone().unwrap_or_else(Platform::host);
         let archives = Archives::new(limits.clone(), store_dir.join("spool"), platform.clone());
@@ -176,7 +192,7 @@ impl Agent {
             records,
             providers,
             pullers,
-            backends: chosen.backends,
+            backends: backend::all(&gc),
             default_backend: chosen.default,
             isolators,
             launcher: launcher.clone(),
@@ -191,7 +207,7 @@ impl Agent {
             },
         })
         .map_err(AgentError::Threads)?;
-        Ok(Self { engine, launcher, source, io: Some(io), log })
+        Ok(Self { engine, launcher, source, io: Some(io), collector, gc, log })
     }
 
     /// The name under which this agent looks an image up and remembers it: every default written out, also where
@@ -260,7 +276,8 @@ impl Agent {
         Ok(images.into_iter().map(|(record, bytes)| StoredImage { record, bytes }).collect())
     }
 
-    /// Removes images and layers that nothing uses.
+    /// Removes images and layers that nothing uses. Large trees may still be on their way out when this answers:
+    /// [`crate::gc::sweep`] on [`Config::gc_dirs`] waits for them.
     pub async fn prune(&self, keep: Keep) -> Result<Pruned, Arc<PruneError>> {
         let images = keep.images.iter().map(|name| self.canonical(name)).collect();
         self.engine.prune(Keep { images }).await
@@ -271,9 +288,11 @@ impl Agent {
         self.launcher.terminal_of(&process.init())
     }
 
-    /// Destroys the containers that this agent launched and stops its threads.
+    /// Destroys the containers that this agent launched and stops its threads. Trees that were moved away and are not
+    /// removed by then stay on disk, for the next agent on the work directory.
     pub async fn shutdown(mut self) {
         self.engine.shutdown().await;
+        self.collector.stop();
         if let Some(io) = self.io.take() {
             // Nobody waits for its bytes any more.
             io.shutdown_background();
@@ -283,6 +302,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        self.collector.stop_soon();
         if let Some(io) = self.io.take() {
             // A runtime must not be waited for on a thread that may belong to another one.
             io.shutdown_background();

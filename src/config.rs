@@ -11,6 +11,8 @@ use keelblock_actors::launch::CapabilitySet;
 
 use crate::limits::Limits;
 use crate::provider::manifest::Platform;
+use crate::records::layout;
+use crate::store::DiskStore;
 
 /// Everything an agent is started with. `Config::default()` is what no flag at all means.
 #[derive(Clone, Debug)]
@@ -56,6 +58,9 @@ pub struct Config {
     pub log_json: bool,
     /// Whether root filesystems must stay when this process ends: rules out mounts where they would go with it.
     pub mounts_must_outlive: bool,
+    /// Whether large trees that are to go are only moved away, for the command that started this agent to see to: see
+    /// [`crate::gc`]. Else a thread of this process removes them.
+    pub leave_garbage: bool,
     /// Flags that were given and have no effect, for a warning.
     pub without_effect: Vec<&'static str>,
 }
@@ -430,6 +435,7 @@ impl Default for Config {
             log_level: slog::Level::Warning,
             log_json: false,
             mounts_must_outlive: false,
+            leave_garbage: false,
             without_effect: Vec::new(),
         }
     }
@@ -467,6 +473,11 @@ impl Config {
     /// Where layers and image records lie.
     pub fn store_dir(&self) -> PathBuf {
         self.docker_store_dir.clone().unwrap_or_else(|| self.work_dir.join("store"))
+    }
+
+    /// Where trees on their way out lie: of layers, and of root filesystems.
+    pub fn gc_dirs(&self) -> [PathBuf; 2] {
+        [DiskStore::gc_dir(&self.store_dir()), layout::gc_dir(&self.work_dir)]
     }
 
     fn apply(&mut self, flag: &'static Flag, text: &str, origin: &str) -> Result<(), ConfigError> {

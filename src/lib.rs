@@ -12,6 +12,7 @@ pub mod config;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod gc;
 pub mod inflate;
 pub mod isolator;
 pub mod launcher;

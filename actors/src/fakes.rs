@@ -719,6 +719,7 @@ impl Store for World {
             images: gone.into_iter().map(|(_, record)| record.plan.identity.name).collect(),
             layers: go.into_iter().collect(),
             bytes: 0,
+            freed: true,
         })
     }
 

@@ -163,6 +163,8 @@ pub struct Pruned {
     pub layers: Vec<DiffId>,
     /// Bytes of file content that those layers held.
     pub bytes: u64,
+    /// Whether their disk space is free already; else their trees are being removed, or wait for it.
+    pub freed: bool,
 }
 
 /// Layers and image records on disk. All methods block on the disk.
@@ -196,11 +198,12 @@ pub trait Store: Send + Sync {
 
     /// Removes every image and layer that nobody uses and `keep` does not name. `in_use` answers with
     /// the records of all containers of all processes; it is asked once nobody can pin or claim any more, and after the
-    /// pins were read: a container whose record is written before its pin is dropped is then seen by one or the other. Removed layers vanish by rename at once; their trees are deleted
-    /// before this returns.
+    /// pins were read: a container whose record is written before its pin is dropped is then seen by one or the other.
+    /// Removed layers vanish by rename at once; their trees are removed then or later ([`Pruned::freed`]).
     fn prune(&self, keep: &Keep, in_use: InUse<'_>) -> Result<Pruned, StoreError>;
 
-    /// Removes what pulls of dead processes left: staging directories, half-removed layers. Called at start.
+    /// Removes what pulls of dead processes left: staging directories, half-removed layers; their trees then or later.
+    /// Called at start, which must not wait for large ones.
     fn recover(&self) -> Result<(), StoreError>;
 }
 

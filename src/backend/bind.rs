@@ -10,11 +10,21 @@ use keelblock_actors::stop::Stop;
 
 use super::error::BackendError;
 use super::{place, stack};
+use crate::gc::Gc;
 use crate::sys::mount::{DetachedMount, MountFlags, Propagation};
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct BindBackend;
+pub struct BindBackend {
+    gc: Gc,
+}
+
+impl BindBackend {
+    /// One that has what it takes away collected there.
+    pub fn new(gc: Gc) -> Self {
+        Self { gc }
+    }
+}
 
 impl Backend for BindBackend {
     fn name(&self) -> BackendName {
@@ -27,16 +37,16 @@ impl Backend for BindBackend {
             [layer] => layer,
             layers => return Err(MountError::ManyLayers { layers: layers.len() }),
         };
-        mount(layer, place, stop).map_err(|error| error.at(BackendName::Bind, place))?;
+        mount(layer, place, &self.gc, stop).map_err(|error| error.at(BackendName::Bind, place))?;
         Ok(Rootfs { id: place.id, backend: BackendName::Bind, path: place.rootfs.clone(), read_only: true })
     }
 
     fn unmount(&self, place: &RootfsPlace) -> Result<bool, MountError> {
-        place::unmake(place).map_err(|error| error.at(BackendName::Bind, place))
+        place::unmake(place, &self.gc).map_err(|error| error.at(BackendName::Bind, place))
     }
 }
 
-fn mount(layer: &LayerDir, place: &RootfsPlace, stop: &Stop) -> Result<(), BackendError> {
+fn mount(layer: &LayerDir, place: &RootfsPlace, gc: &Gc, stop: &Stop) -> Result<(), BackendError> {
     if stop.is_raised() {
         return Err(BackendError::Stopped);
     }
@@ -49,7 +59,7 @@ fn mount(layer: &LayerDir, place: &RootfsPlace, stop: &Stop) -> Result<(), Backe
             .map_err(BackendError::io("open layer", &layer.path))?,
     );
     place::make(place)?;
-    attach(layer, place).map_err(|error| place::undo(place, error))
+    attach(layer, place).map_err(|error| place::undo(place, gc, error))
 }
 
 fn attach(layer: &LayerDir, place: &RootfsPlace) -> Result<(), BackendError> {

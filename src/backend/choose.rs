@@ -9,22 +9,26 @@ use keelblock_actors::ports::Backend;
 use super::error::BackendError;
 use super::probe::{self, Unsuitable};
 use super::{BindBackend, CopyBackend, OverlayBackend};
+use crate::gc::Gc;
 use crate::records::layout;
 
-/// The backends to run, and the one to use.
+/// The backend to use.
+#[derive(Debug)]
 pub struct Chosen {
     /// For new root filesystems.
     pub default: BackendName,
-    /// All kinds, whether they work here or not: a rootfs of an earlier day must be taken away by its own kind.
-    pub backends: Vec<Arc<dyn Backend>>,
     /// Why it is not overlay, when nobody asked for another: worth a warning.
     pub fallback: Option<BackendError>,
 }
 
-impl std::fmt::Debug for Chosen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Chosen").field("default", &self.default).field("fallback", &self.fallback).finish()
-    }
+/// All kinds, whether they work here or not: a rootfs of an earlier day must be taken away by its own kind. What they
+/// take away is collected by `gc`, on the filesystem of the rootfses.
+pub fn all(gc: &Gc) -> Vec<Arc<dyn Backend>> {
+    vec![
+        Arc::new(OverlayBackend::new(gc.clone())),
+        Arc::new(CopyBackend::new(gc.clone())),
+        Arc::new(BindBackend::new(gc.clone())),
+    ]
 }
 
 /// Chooses the backend: the one asked for, or overlay where it works, else copy (Mesos does the same; bind is never
@@ -57,9 +61,7 @@ pub fn choose(
             Err(reason) => (BackendName::Copy, Some(reason)),
         },
     };
-    let backends: Vec<Arc<dyn Backend>> =
-        vec![Arc::new(OverlayBackend::default()), Arc::new(CopyBackend), Arc::new(BindBackend)];
-    Ok(Chosen { default, backends, fallback })
+    Ok(Chosen { default, fallback })
 }
 
 fn works(

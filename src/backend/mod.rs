@@ -20,7 +20,7 @@ mod probe;
 mod stack;
 
 pub use bind::BindBackend;
-pub use choose::{Chosen, choose};
+pub use choose::{Chosen, all, choose};
 pub use copy::CopyBackend;
 pub use error::BackendError;
 pub use overlay::OverlayBackend;

@@ -24,6 +24,7 @@ use rustix::mount::MountFlags;
 
 use super::error::BackendError;
 use super::{implied, metadata, place, stack};
+use crate::gc::Gc;
 use crate::sys::mount::{DetachedMount, NewFilesystem};
 
 /// Layers that overlayfs stacks (fs/overlayfs/params.h, `OVL_MAX_STACK`).
@@ -37,6 +38,7 @@ const OPTIONS_BYTES_MAX: usize = 4095;
 pub struct OverlayBackend {
     /// The [`Dialect`] the kernel understood last.
     dialect: AtomicU8,
+    gc: Gc,
 }
 
 /// How layers are named to the kernel, best first.
@@ -52,6 +54,11 @@ enum Dialect {
 }
 
 impl OverlayBackend {
+    /// One that has what it takes away collected there.
+    pub fn new(gc: Gc) -> Self {
+        Self { gc, ..Self::default() }
+    }
+
     fn dialect(&self) -> Dialect {
         match self.dialect.load(Ordering::Relaxed) {
             0 => Dialect::Descriptors,
@@ -63,7 +70,7 @@ impl OverlayBackend {
     /// Speaks to the kernel as an older one wants it; for tests on a newer one.
     #[cfg(test)]
     fn speaking(dialect: Dialect) -> Self {
-        Self { dialect: AtomicU8::new(dialect as u8) }
+        Self { dialect: AtomicU8::new(dialect as u8), ..Self::default() }
     }
 
     fn assemble(&self, layers: &[&LayerDir], place: &RootfsPlace) -> Result<(), BackendError> {
@@ -112,7 +119,7 @@ impl Backend for OverlayBackend {
                 return Err(BackendError::Stopped);
             }
             place::make(place)?;
-            self.assemble(&layers, place).map_err(|error| place::undo(place, error))
+            self.assemble(&layers, place).map_err(|error| place::undo(place, &self.gc, error))
         };
         mount().map_err(|error| error.at(BackendName::Overlay, place))?;
         Ok(Rootfs {
@@ -124,7 +131,7 @@ impl Backend for OverlayBackend {
     }
 
     fn unmount(&self, place: &RootfsPlace) -> Result<bool, MountError> {
-        place::unmake(place).map_err(|error| error.at(BackendName::Overlay, place))
+        place::unmake(place, &self.gc).map_err(|error| error.at(BackendName::Overlay, place))
     }
 }
 

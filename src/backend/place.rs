@@ -7,8 +7,8 @@ use std::path::Path;
 use keelblock_actors::ports::RootfsPlace;
 
 use super::error::BackendError;
+use crate::gc::Gc;
 use crate::sys::mount::unmount::unmount_all;
-use crate::sys::remove::remove_tree;
 
 /// Directories on the way to a rootfs are root's alone: an image's setuid programs must not be within reach of
 /// the host's users.
@@ -44,17 +44,17 @@ pub(super) fn make_directory(path: &Path) -> Result<(), BackendError> {
 /// is mounted: so it serves after a crash and after a reboot too. Directories above stay, they go with the container.
 ///
 /// Nothing is removed while anything is mounted at or below the place: what would be removed were the layers, or
-/// somebody's volume.
-pub(super) fn unmake(place: &RootfsPlace) -> Result<bool, BackendError> {
+/// somebody's volume. A large tree is gone from its place when this returns, not from the disk: see [`crate::gc`].
+pub(super) fn unmake(place: &RootfsPlace, gc: &Gc) -> Result<bool, BackendError> {
     let mounts = unmount_all(&place.rootfs).map_err(BackendError::io("unmount", &place.rootfs))?;
-    let rootfs = remove_tree(&place.rootfs)?;
-    let scratch = remove_tree(&place.scratch)?;
+    let rootfs = gc.discard(&place.rootfs)?;
+    let scratch = gc.discard(&place.scratch)?;
     Ok(mounts > 0 || rootfs || scratch)
 }
 
 /// Takes away what a failed mount left, and answers with its error. If even that fails, the first error tells more;
 /// the record of the rootfs stays, so that its removal is tried again.
-pub(super) fn undo(place: &RootfsPlace, error: BackendError) -> BackendError {
-    let _ = unmake(place);
+pub(super) fn undo(place: &RootfsPlace, gc: &Gc, error: BackendError) -> BackendError {
+    let _ = unmake(place, gc);
     error
 }

@@ -4,6 +4,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::FLAGS;
 
+/// The command that others start to remove what they moved away.
+pub(super) const COLLECT: &str = "collect";
+
 /// The whole command line.
 pub(super) fn command() -> Command {
     let root = Command::new("keelblock")
@@ -56,8 +59,10 @@ pub(super) fn command() -> Command {
             .about("Show all that is known of a container or an image")
             .arg(Arg::new("name").value_name("ID|IMAGE").required(true)),
         Command::new("prune")
-            .about("Remove images and layers that nothing uses")
-            .arg(option("keep", "IMAGE", "Keep these images").num_args(1..).action(ArgAction::Append)),
+            .about("Remove images and layers that nothing uses; their disk space is freed in the background")
+            .arg(option("keep", "IMAGE", "Keep these images").num_args(1..).action(ArgAction::Append))
+            .arg(switch("wait", "Return when all disk space is freed, that of earlier commands too")),
+        Command::new(COLLECT).hide(true).about("Remove what was moved away (started by other commands)"),
         Command::new("kill")
             .about("Send a signal to a container's command")
             .arg(option("signal", "SIGNAL", "Name or number").short('s').default_value("KILL"))

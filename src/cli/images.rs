@@ -7,7 +7,7 @@ use keelblock_actors::ports::{ImageRecord, Keep};
 use serde_json::{Value, json};
 
 use super::output::{Output, ago, human_bytes, table};
-use super::{CliError, Context, args, bars};
+use super::{CliError, Context, args, bars, collect};
 
 /// An image name from the command line, relative paths made absolute.
 pub(super) fn image_name(text: &str) -> Result<ImageName, CliError> {
@@ -139,14 +139,28 @@ pub(super) async fn prune(context: &Context<'_>) -> Result<u8, CliError> {
     let agent = context.quiet_agent().await?;
     let pruned = agent.prune(Keep { images }).await;
     agent.shutdown().await;
-    let pruned = pruned?;
-    let document = json!({ "images": pruned.images, "layers": pruned.layers, "bytes": pruned.bytes });
+    let (mut pruned, mut failure) = (pruned?, None);
+    if context.matches.get_flag("wait") {
+        failure = collect::sweep(&context.config).failures.into_iter().next();
+        pruned.freed = failure.is_none();
+    }
+    // A document comes only with success.
+    if let Some(error) = failure.take_if(|_| context.output.is_json()) {
+        return Err(error.into());
+    }
+    let document = json!({
+        "images": pruned.images,
+        "layers": pruned.layers,
+        "bytes": pruned.bytes,
+        "freed": pruned.freed,
+    });
     context.output.print(&document, || {
         let images: String = pruned.images.iter().map(|image| format!("{}\n", image.reference())).collect();
         let (count, bytes) = (pruned.layers.len(), human_bytes(pruned.bytes));
-        format!("{images}removed {} images, {count} layers, {bytes}\n", pruned.images.len())
+        let rest = if pruned.freed || failure.is_some() { "" } else { ", being freed in the background" };
+        format!("{images}removed {} images, {count} layers, {bytes}{rest}\n", pruned.images.len())
     });
-    Ok(0)
+    failure.map_or(Ok(0), |error| Err(error.into()))
 }
 
 pub(super) fn reference(sub: &ArgMatches, output: &Output) -> Result<u8, CliError> {

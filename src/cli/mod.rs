@@ -6,6 +6,7 @@
 
 mod args;
 mod bars;
+mod collect;
 mod containers;
 mod images;
 mod output;
@@ -62,6 +63,8 @@ enum CliError {
     Provision(#[from] Arc<ProvisionError>),
     #[error(transparent)]
     Prune(#[from] Arc<PruneError>),
+    #[error(transparent)]
+    Remove(#[from] crate::sys::remove::RemoveError),
     #[error("no container or image {0:?}; see keelblock ps and keelblock images")]
     Unknown(String),
     #[error("{0} is not there yet in this version")]
@@ -103,6 +106,11 @@ impl Context<'_> {
     /// The agent of this command, after taking down what dead processes left.
     async fn agent(&self, observer: Arc<dyn Observer>) -> Result<Agent, CliError> {
         Ok(Agent::start(self.config.clone(), observer, self.log.clone()).await?)
+    }
+
+    /// Has removed what an earlier command left, or its collector: for commands that may run long.
+    fn collect_leftovers(&self) {
+        collect::hand_over(&self.config, &self.log);
     }
 
     /// An agent for commands that only reach for processes of others: it takes nothing down.
@@ -158,6 +166,11 @@ fn dispatch(name: &str, sub: &ArgMatches, output: Output) -> Result<u8, CliError
     )?;
     config.mounts_must_outlive = name == "provision";
     config.arguments_replace_cmd = true;
+    config.leave_garbage = true;
+    if name == args::COLLECT {
+        // Whoever starts it is root already, of a user namespace perhaps.
+        return collect::collect(&config);
+    }
     if rootless::is_needed() {
         be_root(name, sub, &config)?;
     }
@@ -186,6 +199,10 @@ fn dispatch(name: &str, sub: &ArgMatches, output: Output) -> Result<u8, CliError
             _ => run::run(&context).await,
         }
     });
+    // These act on others' processes and have no rights of a root of ours.
+    if !matches!(name, "kill" | "wait" | "exec") {
+        collect::hand_over(&context.config, &context.log);
+    }
     drop(flush);
     result
 }

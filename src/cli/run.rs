@@ -31,6 +31,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         .keep_containers_off()
         .map_err(|source| CliError::Io { act: "set standard output aside", source })?;
     let agent = context.agent(bars::observer(context.quiet, false)).await?;
+    context.collect_leftovers();
     let result = run_with(&agent, spec, &mut signals).await;
     // Whatever happened, the container goes; a failed launch has taken itself down already.
     let destroyed = match &result {

@@ -282,11 +282,11 @@ impl Place {
             rootfs: self.home.join("store/rootfs"),
             scratch: self.home.join("store/scratch"),
         };
-        let copied = CopyBackend.mount(stack, &place, &Stop::default());
+        let copied = CopyBackend::default().mount(stack, &place, &Stop::default());
         if copied.is_ok() {
             self.check_tree(&place.rootfs, None);
         }
-        CopyBackend.unmount(&place).expect("it goes away again");
+        CopyBackend::default().unmount(&place).expect("it goes away again");
         for left in [&place.rootfs, &place.scratch] {
             assert!(left.symlink_metadata().is_err(), "{} is left", left.display());
         }

@@ -11,6 +11,7 @@
 //!     .new-<pid>-<n>/  .old-<pid>-<n>/   one that is being made, or removed, at this moment
 //!   provisioner/                         0700: nobody but root reaches an image's setuid programs
 //!     overlay.probe                      whether overlayfs works here (see `backend::choose`)
+//!     gc/                                root filesystems and sandboxes on their way out (see `crate::gc`)
 //!     containers/<id>/
 //!       layers.json                      RootfsRecord
 //!       backends/<backend>/
@@ -59,6 +60,11 @@ pub fn containers_dir(work_dir: &Path) -> PathBuf {
 /// `<work_dir>/provisioner`.
 pub fn provisioner_dir(work_dir: &Path) -> PathBuf {
     work_dir.join("provisioner")
+}
+
+/// `<work_dir>/provisioner/gc`.
+pub fn gc_dir(work_dir: &Path) -> PathBuf {
+    provisioner_dir(work_dir).join("gc")
 }
 
 /// `<work_dir>/provisioner/containers`.

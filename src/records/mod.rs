@@ -27,9 +27,9 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use self::claim::{Claimed, Lock, Names};
+use crate::gc::{Collector, Gc};
 use crate::sys::mount::unmount::is_mount_root;
 use crate::sys::process_identity::process_identity;
-use crate::sys::remove::remove_tree;
 
 /// The records below one work directory. Cheap to open: a few system calls when the directories are there.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ struct Inner {
     /// `<work_dir>/provisioner/containers`, to read in, and its path.
     provisioned: OwnedFd,
     provisioned_path: PathBuf,
+    /// Where sandboxes go.
+    gc: Gc,
     /// What we have.
     ours: Mutex<HashMap<ContainerId, Ours>>,
     us: ProcessIdentity,
@@ -64,6 +66,14 @@ impl DiskRecords {
     /// # Errors
     /// [`RecordError::Io`] when it cannot be made, or `/proc` cannot be read.
     pub fn open(work_dir: &Path) -> Result<Self, RecordError> {
+        Self::open_with(work_dir, Collector::at_once())
+    }
+
+    /// As [`Self::open`], with somebody else to remove sandboxes: see [`crate::gc`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(work_dir: &Path, collector: Collector) -> Result<Self, RecordError> {
         let real = match std::fs::canonicalize(work_dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 layout::make_dirs(work_dir, 0o755).map_err(failed("make", work_dir))?;
@@ -74,13 +84,14 @@ impl DiskRecords {
         let work_dir = real.map_err(failed("find", work_dir))?;
         let containers = layout::containers_dir(&work_dir);
         let names = Names::open(containers.clone()).map_err(failed("open", &containers))?;
+        let gc = Gc::new(layout::gc_dir(&work_dir), collector);
         let provisioned_path = layout::provisioned_dir(&work_dir);
         let provisioned = open_or_make(&provisioned_path).map_err(failed("open", &provisioned_path))?;
         let us = process_identity(std::process::id())
             .and_then(|us| us.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound)))
             .map_err(failed("read", Path::new("/proc/self/stat")))?;
         let ours = Mutex::new(HashMap::new());
-        Ok(Self { inner: Arc::new(Inner { names, provisioned, provisioned_path, ours, us }) })
+        Ok(Self { inner: Arc::new(Inner { names, provisioned, provisioned_path, gc, ours, us }) })
     }
 
     fn provisioned(&self, id: &ContainerId) -> PathBuf {
@@ -273,7 +284,8 @@ impl Records for DiskRecords {
             directory.join(layout::DESTROY),
             directory.join(layout::RECORD),
         ] {
-            remove_tree(&path).map_err(|error| failed("remove", &error.path)(error.source))?;
+            let discarded = self.inner.gc.discard(&path);
+            discarded.map_err(|error| failed("remove", &error.path)(error.source))?;
         }
         if let Some(ours) = self.inner.ours().get_mut(id) {
             ours.removed = true;

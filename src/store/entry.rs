@@ -27,6 +27,7 @@ use super::tar::{Kind, Member, Reader, Source};
 use super::tree::{Dir, Implied, Lost, Tree, clean, components, is_whiteout, split};
 use super::whiteout::{self, Namespace, Sign};
 use crate::sys::beneath::{self, Special};
+use crate::sys::remove::remove_tree_at;
 
 /// What was applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -416,7 +417,7 @@ impl Applier {
         let Some(stat) = beneath::stat(dir.as_fd(), name)? else { return Ok(()) };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                beneath::remove_tree(dir.as_fd(), name)?;
+                remove_tree_at(dir.as_fd(), name).map_err(io::Error::from)?;
                 self.tree.forget();
             }
             FileType::Symlink => {

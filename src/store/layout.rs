@@ -12,7 +12,7 @@
 //!   locks/<alg>-<hex>               flock: the right to bring this layer; there while somebody has it
 //!   pins/<name>                     flock: layer keys that a live process keeps from being pruned
 //!   staging/<name>                  flock: a layer or a file being made; anybody's garbage once unlocked
-//!   gc/<name>                       renamed away, to be deleted
+//!   gc/<name>                       renamed away, to be removed (see `crate::gc`); gc itself: flock of who does
 //! ```
 //!
 //! `staging`, `layers`, `images` and `gc` are on one filesystem, since everything moves between them by rename.
@@ -127,7 +127,7 @@ impl Layout {
 
 /// A file name that no other process and no other call will come up with; whoever makes the file still excludes
 /// that it exists.
-pub(super) fn fresh_name() -> String {
+pub(crate) fn fresh_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     format!("{:x}-{:x}-{nanos:x}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))

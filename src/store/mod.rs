@@ -51,14 +51,17 @@ pub use self::attributes::NotSet;
 pub use self::dirtimes::NOBODYS_ROOT;
 pub use self::flaw::EntryError;
 pub use self::form::{Form, LayerRecord};
+pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
 
 use self::format::Format;
 use self::layout::Layout;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
+use crate::gc::{Collector, Gc};
 use crate::limits::Limits;
 use crate::sys::lock::{LockKind, NamedLock};
+use crate::sys::remove::RemoveError;
 
 /// The store in a directory.
 #[derive(Clone)]
@@ -68,6 +71,8 @@ pub struct DiskStore {
 
 struct Inner {
     layout: Layout,
+    /// Where layers and failed stages go.
+    gc: Gc,
     limits: Limits,
     privileges: Privileges,
     log: Logger,
@@ -82,17 +87,37 @@ impl DiskStore {
     /// [`StoreError::Damaged`] for a store that cannot be understood, [`StoreError::Io`] for one that cannot be read,
     /// is of another version, or is root's when we are not.
     pub fn open(dir: &Path, limits: Limits, privileges: Privileges, log: Logger) -> Result<Self, StoreError> {
+        Self::open_with(dir, limits, privileges, Collector::at_once(), log)
+    }
+
+    /// As [`Self::open`], with somebody else to remove trees: see [`crate::gc`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        dir: &Path,
+        limits: Limits,
+        privileges: Privileges,
+        collector: Collector,
+        log: Logger,
+    ) -> Result<Self, StoreError> {
         let root = std::path::absolute(dir).map_err(|source| StoreError::Io {
             act: "find",
             path: dir.to_owned(),
             source,
         })?;
         let layout = Layout::new(root);
+        let gc = Gc::new(layout.gc(), collector);
         let format = OnceLock::new();
         if let Some(found) = format::read(&layout, privileges)? {
             let _ = format.set(found);
         }
-        Ok(Self { inner: Arc::new(Inner { layout, limits, privileges, log, format }) })
+        Ok(Self { inner: Arc::new(Inner { layout, gc, limits, privileges, log, format }) })
+    }
+
+    /// Where trees on their way out lie in the store in `dir`.
+    pub fn gc_dir(dir: &Path) -> std::path::PathBuf {
+        Layout::new(dir.to_owned()).gc()
     }
 
     /// What is remembered of a layer.
@@ -125,6 +150,11 @@ impl Inner {
     }
 }
 
+/// For `map_err`: what could not be removed, as the store's failure.
+fn removal(error: RemoveError) -> StoreError {
+    StoreError::Io { act: "remove", path: error.path, source: error.source }
+}
+
 impl Store for DiskStore {
     fn find(&self, key: &LayerKey) -> Result<Option<StoredLayer>, StoreError> {
         let diff = match key {
@@ -153,7 +183,7 @@ impl Store for DiskStore {
             return Ok(Claim::Here(layer));
         }
         let path = self.inner.layout.staging();
-        let stage = Stage::new(&self.inner.layout).map_err(|source| StoreError::Io {
+        let stage = Stage::new(&self.inner.layout, &self.inner.gc).map_err(|source| StoreError::Io {
             act: "make a directory in",
             path,
             source,
@@ -194,12 +224,12 @@ impl Store for DiskStore {
 
     fn prune(&self, keep: &Keep, in_use: InUse<'_>) -> Result<Pruned, StoreError> {
         if format::read(&self.inner.layout, self.inner.privileges)?.is_none() {
-            return Ok(Pruned::default());
+            return Ok(Pruned { freed: true, ..Pruned::default() });
         }
-        prune::prune(&self.inner.layout, keep, in_use, &self.inner.log)
+        prune::prune(&self.inner.layout, &self.inner.gc, keep, in_use, &self.inner.log)
     }
 
     fn recover(&self) -> Result<(), StoreError> {
-        recover::recover(&self.inner.layout, &self.inner.log)
+        recover::recover(&self.inner.layout, &self.inner.gc, &self.inner.log)
     }
 }

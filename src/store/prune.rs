@@ -2,7 +2,7 @@
 //!
 //! What is used: images and layers the caller names (those of all containers), layers of images that stay, and layers
 //! pinned by live processes. Under the store lock, exclusive, it is decided and moved away, which is a matter of
-//! renames; the trees are deleted after the lock is given back.
+//! renames; the trees are removed after the lock is given back, by whoever the store has for it ([`crate::gc`]).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,12 +18,14 @@ use slog::{Logger, debug, warn};
 use super::form::LayerRecord;
 use super::images::{self, names};
 use super::layout::Layout;
-use super::{pin, recover};
+use super::{pin, removal};
+use crate::gc::Gc;
 use crate::sys::lock::LockKind;
 
 /// See the module.
 pub(super) fn prune(
     layout: &Layout,
+    gc: &Gc,
     keep: &Keep,
     in_use: InUse<'_>,
     log: &Logger,
@@ -31,7 +33,7 @@ pub(super) fn prune(
     let store = pin::lock_store(layout, LockKind::Exclusive)?;
     let mut pruned = Pruned::default();
     let used = used(layout, keep, in_use, log, &mut pruned)?;
-    let mut gone = Vec::new();
+    let mut moved = Vec::new();
     for diff in layers(layout)? {
         if used.contains(&diff) {
             continue;
@@ -41,12 +43,17 @@ pub(super) fn prune(
             // It goes all the same.
             Err(error) => debug!(log, "layer of unknown size pruned"; "layer" => %diff, "error" => %error),
         }
-        gone.push(recover::discard(layout, &layout.layer(&diff))?);
+        let path = layout.layer(&diff);
+        moved.extend(gc.move_away(&path).map_err(|source| StoreError::Io {
+            act: "move away",
+            path,
+            source,
+        })?);
         pruned.layers.push(diff);
     }
     forget_blobs(layout, log)?;
     drop(store);
-    collect_all(gone)?;
+    pruned.freed = gc.collect(&moved).map_err(removal)?;
     Ok(pruned)
 }
 
@@ -141,17 +148,4 @@ fn remove_file(path: PathBuf) -> Result<(), StoreError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Deletes all, also when one of them cannot be; the first failure.
-fn collect_all(gone: Vec<PathBuf>) -> Result<(), StoreError> {
-    let mut first = Ok(());
-    for path in gone {
-        if let Err(error) = recover::collect(&path)
-            && first.is_ok()
-        {
-            first = Err(error);
-        }
-    }
-    first
 }

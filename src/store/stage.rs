@@ -10,19 +10,21 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::layout::{Layout, fresh_name};
+use crate::gc::Gc;
 use crate::sys::lock::{self, LockKind};
 
-/// A staging directory. Dropping it removes it with all that is in it.
+/// A staging directory. Dropping it lets it vanish with all that is in it.
 #[derive(Debug)]
 pub(super) struct Stage {
     path: PathBuf,
+    gc: Gc,
     committed: bool,
     /// Locked.
     _dir: File,
 }
 
 impl Stage {
-    pub(super) fn new(layout: &Layout) -> io::Result<Self> {
+    pub(super) fn new(layout: &Layout, gc: &Gc) -> io::Result<Self> {
         loop {
             let path = layout.staging().join(fresh_name());
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -30,7 +32,7 @@ impl Stage {
                 other => other?,
             }
             if let Some(dir) = lock::try_lock_existing(&path, LockKind::Exclusive)? {
-                return Ok(Self { path, committed: false, _dir: dir });
+                return Ok(Self { path, gc: gc.clone(), committed: false, _dir: dir });
             }
         }
     }
@@ -63,8 +65,8 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if !self.committed {
-            // What cannot be removed now is unlocked by the close that follows, and removed by the next recovery.
-            let _ = std::fs::remove_dir_all(&self.path);
+            // What stays is unlocked by the close that follows, and moved away by the next recovery.
+            let _ = self.gc.discard(&self.path);
         }
     }
 }

@@ -141,12 +141,6 @@ pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
 }
 
-/// Removes a directory and all below it, following no symlink.
-pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    // std removes by descriptors, and opens this last name without following it.
-    std::fs::remove_dir_all(proc_path(dir, name))
-}
-
 /// Names in an open directory, without `.` and `..`.
 pub fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
@@ -250,18 +244,5 @@ mod tests {
         }
         assert!(open_dir_in_root(root.as_fd(), b"magic").is_err());
         assert!(open_dir_beneath(root.as_fd(), b"../etc").is_err());
-    }
-
-    #[test]
-    fn a_tree_is_removed_without_following_its_symlinks() {
-        let outer = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(outer.path().join("tree/sub")).unwrap();
-        std::fs::create_dir(outer.path().join("kept")).unwrap();
-        std::fs::write(outer.path().join("kept/canary"), "alive").unwrap();
-        std::os::unix::fs::symlink("../kept", outer.path().join("tree/link")).unwrap();
-        let root = open_root(outer.path()).unwrap();
-        remove_tree(root.as_fd(), b"tree").unwrap();
-        assert!(!outer.path().join("tree").exists());
-        assert!(outer.path().join("kept/canary").exists());
     }
 }

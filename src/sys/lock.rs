@@ -41,6 +41,12 @@ pub fn try_lock(file: impl AsFd, kind: LockKind) -> io::Result<bool> {
     }
 }
 
+/// Gives a lock back, whoever else has a copy of the descriptor.
+pub fn unlock(file: impl AsFd) {
+    // It fails for what is no open file, which an `AsFd` is not.
+    let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+}
+
 /// Locks an open file or directory; waits until it can.
 pub fn lock(file: impl AsFd, kind: LockKind) -> io::Result<()> {
     let operation = match kind {
@@ -108,7 +114,7 @@ impl Drop for NamedLock {
         // Removed while still locked, so that nobody can have locked it in between. Failing leaves an empty file
         // that the next holder takes over.
         let _ = std::fs::remove_file(&self.path);
-        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        unlock(&self.file);
     }
 }
 

@@ -6,10 +6,12 @@
 pub mod beneath;
 pub(crate) mod child;
 pub(crate) mod clone;
+pub(crate) mod detach;
 pub mod lock;
 pub mod mount;
 pub(crate) mod mount_bits;
 pub(crate) mod pidfd;
+pub(crate) mod priority;
 pub(crate) mod process;
 pub mod process_identity;
 pub(crate) mod pty;

@@ -64,12 +64,19 @@ pub(crate) fn join_namespaces(process: impl std::os::fd::AsFd, namespaces: i32) 
     }
 }
 
-/// Forks a process that runs `act` and exits with its answer. To be called while there is one thread: then the
-/// child may do what any program may.
-pub(crate) fn fork_then(act: impl FnOnce() -> i32) -> io::Result<i32> {
+/// Forks a process that goes on as this one does; its number, 0 in itself. To be called while there is one thread: then
+/// the child may do what any program may.
+pub(crate) fn fork() -> io::Result<i32> {
     // SAFETY: the caller's process has one thread, so no lock is held by another at this moment.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid),
+    }
+}
+
+/// Forks a process that runs `act` and exits with its answer, under the same condition.
+pub(crate) fn fork_then(act: impl FnOnce() -> i32) -> io::Result<i32> {
+    match fork()? {
         0 => {
             let code = act();
             // SAFETY: ends this process without running exit handlers of the parent's.

@@ -34,7 +34,7 @@ fn parts(bed: &Path) -> (Vec<LayerDir>, RootfsPlace) {
 }
 
 fn backend(name: &str) -> Box<dyn Backend> {
-    if name == "copy" { Box::new(CopyBackend) } else { Box::new(OverlayBackend::default()) }
+    if name == "copy" { Box::new(CopyBackend::default()) } else { Box::new(OverlayBackend::default()) }
 }
 
 /// Runs in a process of its own, started by the test below: mounts and unmounts until it is killed.

@@ -41,7 +41,7 @@ fn what_is_written_to_an_overlay_stays_out_of_the_layers() {
     let layer = bed.layer("base");
     layer.file("etc/hosts", "x").file("etc/gone", "x");
     let before = snapshot(&layer.path);
-    for (id, backend) in [(1, &OverlayBackend::default() as &dyn Backend), (2, &CopyBackend)] {
+    for (id, backend) in [(1, &OverlayBackend::default() as &dyn Backend), (2, &CopyBackend::default())] {
         let place = bed.place(id);
         let rootfs = backend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
         assert!(!rootfs.read_only);
@@ -107,7 +107,8 @@ fn a_failed_mount_leaves_nothing_and_names_what_was_missing() {
     std::fs::remove_dir(&gone.path).unwrap();
     for backend in all_backends() {
         let place = bed.place(1);
-        let layers = if backend.name() == BindBackend.name() { vec![&gone] } else { vec![&gone, &here] };
+        let layers =
+            if backend.name() == BindBackend::default().name() { vec![&gone] } else { vec![&gone, &here] };
         let error = backend.mount(&stack(&layers), &place, &Stop::default()).unwrap_err();
         assert!(chain(&error).contains("store/gone"), "{}", chain(&error));
         assert!(!place.rootfs.exists() && !place.scratch.exists(), "{}", backend.name());
@@ -126,7 +127,7 @@ fn bind_shows_one_layer_that_cannot_be_written_and_keeps_the_flags_of_its_mount(
     let layer = bed.layer("base");
     layer.file("etc/hosts", "x");
     let place = bed.place(1);
-    let rootfs = BindBackend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
+    let rootfs = BindBackend::default().mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
     assert!(rootfs.read_only);
     let error = std::fs::write(place.rootfs.join("new"), "").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
@@ -137,7 +138,7 @@ fn bind_shows_one_layer_that_cannot_be_written_and_keeps_the_flags_of_its_mount(
         assert!(options.contains(&option), "{options:?}");
     }
     layer.file("still", "writable in the store");
-    assert!(BindBackend.unmount(&place).unwrap());
+    assert!(BindBackend::default().unmount(&place).unwrap());
     assert!(layer.path.join("etc/hosts").exists(), "the layer is not what was removed");
     unmount(&store, UnmountFlags::empty()).unwrap();
 }
@@ -146,7 +147,7 @@ fn bind_shows_one_layer_that_cannot_be_written_and_keeps_the_flags_of_its_mount(
 fn bind_refuses_two_layers_and_says_what_to_use() {
     let bed = Bed::new();
     let (a, b) = (bed.layer("a"), bed.layer("b"));
-    let error = BindBackend.mount(&stack(&[&a, &b]), &bed.place(1), &Stop::default()).unwrap_err();
+    let error = BindBackend::default().mount(&stack(&[&a, &b]), &bed.place(1), &Stop::default()).unwrap_err();
     assert!(matches!(error, MountError::ManyLayers { layers: 2 }));
     assert!(error.to_string().contains("--image_provisioner_backend=overlay or copy"), "{error}");
     assert!(!bed.place(1).rootfs.exists());
@@ -197,15 +198,15 @@ fn what_is_mounted_inside_a_rootfs_is_not_removed_with_it() {
 
     // A copy is no mount: it stays until what is mounted in it is gone.
     for target in ["a/mnt", "a/file-mount"] {
-        CopyBackend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
+        CopyBackend::default().mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
         let source = if target == "a/mnt" { canary.clone() } else { canary.join("file") };
         mount_bind(&source, place.rootfs.join(target)).unwrap();
-        let error = CopyBackend.unmount(&place).unwrap_err();
+        let error = CopyBackend::default().unmount(&place).unwrap_err();
         let text = chain(&error);
         assert!(text.contains(target) && text.contains("unmount it first"), "{text}");
         assert_eq!(std::fs::read_to_string(canary.join("file")).unwrap(), "alive");
         unmount(place.rootfs.join(target), UnmountFlags::empty()).unwrap();
-        assert!(CopyBackend.unmount(&place).unwrap(), "and then the rest goes");
+        assert!(CopyBackend::default().unmount(&place).unwrap(), "and then the rest goes");
         assert!(!place.rootfs.exists());
     }
 }
@@ -238,7 +239,7 @@ fn after_a_reboot_the_directories_are_there_without_their_mounts() {
     for backend in all_backends() {
         let place = bed.place(1);
         backend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
-        if backend.name() != CopyBackend.name() {
+        if backend.name() != CopyBackend::default().name() {
             unmount(&place.rootfs, UnmountFlags::empty()).unwrap();
         }
         assert!(backend.unmount(&place).unwrap(), "{}", backend.name());
@@ -285,7 +286,7 @@ fn a_copy_that_nobody_wants_any_more_stops_and_leaves_nothing() {
             }
             stop.raise();
         });
-        CopyBackend.mount(&stack(&[&layer]), &place, &stop)
+        CopyBackend::default().mount(&stack(&[&layer]), &place, &stop)
     });
     assert!(matches!(result, Err(MountError::Stopped { .. })), "{result:?}");
     assert!(!place.rootfs.exists() && !place.scratch.exists());
@@ -308,7 +309,7 @@ fn a_full_disk_is_named_with_the_entry_and_nothing_is_left() {
     let layer = bed.layer("base");
     layer.file("fits", "x").file("usr/too-large", vec![1; 3 << 20]);
     let place = bed.place(1);
-    let error = CopyBackend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap_err();
+    let error = CopyBackend::default().mount(&stack(&[&layer]), &place, &Stop::default()).unwrap_err();
     let text = chain(&error);
     assert!(text.contains("usr/too-large") && text.contains("No space left"), "{text}");
     assert_eq!(names(&snapshot(&small)), [""]);
@@ -325,13 +326,13 @@ fn different_places_are_made_and_unmade_side_by_side() {
     base.file("a/b", "x").hard_link("a/c", "a/b");
     top.whiteout("a/b").link("d", "a");
     let stack = stack(&[&base, &top]);
-    let overlay = OverlayBackend::default();
+    let (overlay, copy) = (OverlayBackend::default(), CopyBackend::default());
     std::thread::scope(|scope| {
         for thread in 0..8u32 {
-            let (bed, stack, overlay) = (&bed, &stack, &overlay);
+            let (bed, stack, overlay, copy) = (&bed, &stack, &overlay, &copy);
             scope.spawn(move || {
                 for turn in 0..10 {
-                    let backend: &dyn Backend = if (thread + turn) % 2 == 0 { overlay } else { &CopyBackend };
+                    let backend: &dyn Backend = if (thread + turn) % 2 == 0 { overlay } else { copy };
                     let place = bed.place(thread);
                     backend.mount(stack, &place, &Stop::default()).unwrap();
                     assert_eq!(std::fs::read_to_string(place.rootfs.join("d/c")).unwrap(), "x");

@@ -65,7 +65,7 @@ fn on_xfs_and_btrfs_the_content_is_shared_not_copied() {
             layer.file("big", &content).file("small", "inline in some filesystems").file("empty", "");
             let place = bed.place(1);
             rustix::fs::syncfs(std::fs::File::open(bed.path()).unwrap()).unwrap();
-            CopyBackend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
+            CopyBackend::default().mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
             assert_same(&snapshot(&layer.path), &snapshot(&place.rootfs));
             match Command::new("filefrag").arg("-v").arg(place.rootfs.join("big")).output() {
                 Ok(output) => {
@@ -74,7 +74,7 @@ fn on_xfs_and_btrfs_the_content_is_shared_not_copied() {
                 }
                 Err(error) => eprintln!("skipped: extents cannot be listed without filefrag: {error}"),
             }
-            assert!(CopyBackend.unmount(&place).unwrap());
+            assert!(CopyBackend::default().unmount(&place).unwrap());
         }
     }
 }

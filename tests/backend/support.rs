@@ -93,7 +93,7 @@ impl Bed {
     pub(crate) fn agreed_tree(&self, layers: &[&Layer]) -> Tree {
         let stack = stack(layers);
         let overlay = self.tree_of(&OverlayBackend::default(), &stack);
-        let copy = self.tree_of(&CopyBackend, &stack);
+        let copy = self.tree_of(&CopyBackend::default(), &stack);
         assert_same(&overlay, &copy);
         copy
     }
@@ -112,7 +112,7 @@ impl Drop for Bed {
 }
 
 pub(crate) fn all_backends() -> [Box<dyn Backend>; 3] {
-    [Box::new(OverlayBackend::default()), Box::new(CopyBackend), Box::new(BindBackend)]
+    [Box::new(OverlayBackend::default()), Box::new(CopyBackend::default()), Box::new(BindBackend::default())]
 }
 
 /// Base first.

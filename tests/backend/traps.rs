@@ -85,7 +85,7 @@ fn a_rootfs_with_links_out_of_it_is_removed_alone() {
     let layer = bed.layer("base");
     layer.link("a/out", &outside).link("a/file", outside.join("file")).link("root", "/");
     let place = bed.place(1);
-    CopyBackend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
-    assert!(CopyBackend.unmount(&place).unwrap());
+    CopyBackend::default().mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
+    assert!(CopyBackend::default().unmount(&place).unwrap());
     assert_same(&before, &snapshot(&outside));
 }

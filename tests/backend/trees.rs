@@ -246,7 +246,7 @@ fn five_hundred_layers_are_the_limit_of_overlay_and_its_error_says_so() {
     let error = overlay.mount(&stack, &bed.place(1), &Stop::default()).unwrap_err();
     let text = keelblock_actors::error::chain(&error);
     assert!(text.contains("501 layers") && text.contains("500") && text.contains("copy"), "{text}");
-    assert_eq!(bed.tree_of(&CopyBackend, &stack).len(), 1);
+    assert_eq!(bed.tree_of(&CopyBackend::default(), &stack).len(), 1);
 }
 
 #[test]
@@ -262,11 +262,11 @@ fn holes_stay_holes_and_what_is_between_them_is_copied() {
     layer.file("all-hole", "");
     std::fs::File::options().write(true).open(layer.path.join("all-hole")).unwrap().set_len(5 << 20).unwrap();
     let place = bed.place(1);
-    CopyBackend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
+    CopyBackend::default().mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
     assert_same(&snapshot(&layer.path), &snapshot(&place.rootfs));
     let allocated = std::fs::metadata(place.rootfs.join("sparse")).unwrap().blocks() * 512;
     assert!(allocated < 1 << 20, "{allocated} bytes allocated");
-    assert!(CopyBackend.unmount(&place).unwrap());
+    assert!(CopyBackend::default().unmount(&place).unwrap());
 }
 
 #[test]
@@ -283,10 +283,10 @@ fn a_tree_as_deep_as_a_path_can_be_is_copied() {
     std::fs::create_dir_all(Path::new(&proc).join(&half)).unwrap();
     std::fs::write(Path::new(&proc).join(&half).join("file"), "deep").unwrap();
     let place = bed.place(1);
-    CopyBackend.mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
+    CopyBackend::default().mount(&stack(&[&layer]), &place, &Stop::default()).unwrap();
     let root = rustix::fs::open(&place.rootfs, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
     let stat = rustix::fs::statat(&root, deep.as_str(), rustix::fs::AtFlags::empty()).unwrap();
     assert_eq!(stat.st_size, 4);
-    assert!(CopyBackend.unmount(&place).unwrap());
+    assert!(CopyBackend::default().unmount(&place).unwrap());
     assert!(!place.rootfs.exists());
 }

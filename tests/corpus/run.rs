@@ -223,9 +223,9 @@ impl Run<'_> {
                 Some(why) => return format!("skipped ({why})"),
                 None => Box::new(OverlayBackend::default()),
             },
-            BackendName::Copy => Box::new(CopyBackend),
+            BackendName::Copy => Box::new(CopyBackend::default()),
             BackendName::Bind if stack.len() > 1 => return "-".to_owned(),
-            BackendName::Bind => Box::new(BindBackend),
+            BackendName::Bind => Box::new(BindBackend::default()),
         };
         let problems = self.problems.len();
         let mut refused = false;

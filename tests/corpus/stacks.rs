@@ -197,7 +197,7 @@ fn compare(ground: &Ground, stack: &[(RandomLayer, bool)], counted: &std::cell::
         }
     }
     let mut differ = vec![];
-    for (id, backend) in [(1, &OverlayBackend::default() as &dyn Backend), (2, &CopyBackend)] {
+    for (id, backend) in [(1, &OverlayBackend::default() as &dyn Backend), (2, &CopyBackend::default())] {
         let place = ground.place(id);
         let rootfs = backend.mount(&layers, &place, &Stop::default()).unwrap();
         let ours = tree::without_marks(tree::read(&rootfs.path));

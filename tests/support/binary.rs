@@ -217,9 +217,10 @@ impl Room {
         found
     }
 
-    /// What is left of commands that ended: mounts, processes, entries of staging directories, containers.
+    /// What is left of commands that ended: mounts, processes, entries of staging and gc directories, containers.
     /// Empty when they cleaned up after themselves. Processes that the kernel is still taking down are waited
-    /// for, and so are those of other tests that show our mounts for the moment before they pivot away.
+    /// for, and so are those of other tests that show our mounts for the moment before they pivot away, and the
+    /// process that removes what was moved away, until it has ended; then nothing may be left of that.
     pub(crate) fn leftovers(&self) -> Leftovers {
         let deadline = Instant::now() + GONE_DEADLINE;
         loop {

@@ -22,6 +22,7 @@ use keelblock_actors::stop::Stop;
 
 use super::error::BackendError;
 use super::{place, stack};
+use crate::gc::Gc;
 
 /// Threads of one copy at most. 4: directory entries are made under one lock per directory, and disks gain nothing
 /// from more; how many trees are copied at once is the pool's business.
@@ -29,7 +30,16 @@ const THREADS_MAX: usize = 4;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct CopyBackend;
+pub struct CopyBackend {
+    gc: Gc,
+}
+
+impl CopyBackend {
+    /// One that has what it takes away collected there.
+    pub fn new(gc: Gc) -> Self {
+        Self { gc }
+    }
+}
 
 impl Backend for CopyBackend {
     fn name(&self) -> BackendName {
@@ -47,13 +57,14 @@ impl Backend for CopyBackend {
                 return Err(BackendError::Stopped);
             }
             place::make(place)?;
-            tree::copy(&layers, &place.rootfs, threads, stop).map_err(|error| place::undo(place, error))
+            let copied = tree::copy(&layers, &place.rootfs, threads, stop);
+            copied.map_err(|error| place::undo(place, &self.gc, error))
         };
         copy().map_err(|error| error.at(BackendName::Copy, place))?;
         Ok(Rootfs { id: place.id, backend: BackendName::Copy, path: place.rootfs.clone(), read_only: false })
     }
 
     fn unmount(&self, place: &RootfsPlace) -> Result<bool, MountError> {
-        place::unmake(place).map_err(|error| error.at(BackendName::Copy, place))
+        place::unmake(place, &self.gc).map_err(|error| error.at(BackendName::Copy, place))
     }
 }
