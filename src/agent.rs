@@ -183,10 +183,12 @@ impl Agent {
                 effective_capabilities: config.effective_capabilities,
                 bounding_capabilities: config.bounding_capabilities,
                 ids: IdMaps::read(),
+                user_file_bytes_max: limits.user_file_bytes_max,
                 ..isolator::Settings::default()
             },
         )?;
-        let launcher = Arc::new(LinuxLauncher::new(&config.work_dir.join("containers"), &log));
+        let launcher = LinuxLauncher::new(&config.work_dir.join("containers"), &log);
+        let launcher = Arc::new(launcher.with_user_file_bytes_max(limits.user_file_bytes_max));
         let engine = Engine::start(EngineParts {
             store,
             records,
@@ -204,6 +206,8 @@ impl Agent {
                 unpacks_max: limits.unpack_threads(),
                 copies_max: limits.copies_max,
                 mounts_max: limits.mounts_max,
+                image_bytes_max: limits.image_bytes_max,
+                image_entries_max: limits.image_entries_max,
             },
         })
         .map_err(AgentError::Threads)?;

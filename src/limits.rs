@@ -33,6 +33,10 @@ pub struct Limits {
     pub layer_expansion_max: u64,
     /// Entries of one layer. 10 million: an inode takes some 0.3 to 1 KB of disk.
     pub layer_entries_max: u64,
+    /// Bytes of file content of all layers of an image that is pulled. 256 GiB: four layers of the largest size.
+    pub image_bytes_max: u64,
+    /// Entries of all layers of an image that is pulled. 40 million: four layers of the largest size.
+    pub image_entries_max: u64,
     /// Bytes of a path in a layer. 4096: PATH_MAX.
     pub path_bytes_max: usize,
     /// Bytes of all xattrs of one entry, names and values. 64 KiB: the kernel's own limit for one value.
@@ -43,6 +47,8 @@ pub struct Limits {
     pub archive_members_max: usize,
     /// Bytes that a compressed archive of images may decompress to. 256 GiB: four layers of the largest size.
     pub archive_bytes_max: u64,
+    /// Bytes of `/etc/passwd` and of `/etc/group` of an image. 4 MiB: tens of thousands of users.
+    pub user_file_bytes_max: u64,
     /// Redirects followed for one request. 5.
     pub redirects_max: usize,
     /// Until a connection stands. 10 s.
@@ -70,11 +76,14 @@ impl Default for Limits {
             layer_bytes_max: 64 << 30,
             layer_expansion_max: 200,
             layer_entries_max: 10_000_000,
+            image_bytes_max: 256 << 30,
+            image_entries_max: 40_000_000,
             path_bytes_max: 4096,
             xattr_bytes_max: 64 << 10,
             pax_bytes_max: 1 << 20,
             archive_members_max: 100_000,
             archive_bytes_max: 256 << 30,
+            user_file_bytes_max: 4 << 20,
             redirects_max: 5,
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),

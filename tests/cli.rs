@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -342,6 +343,84 @@ fn prune_removes_what_nobody_uses_and_nothing_else() {
     room.keelblock(["prune"]).run().ok();
     let images = room.keelblock(["images", "--json"]).run().ok().json();
     assert!(!mentions(&images, "oci"), "{images}");
+    room.expect_no_leftovers();
+}
+
+/// Entries of a directory, none when it is not there.
+fn entries(path: &Path) -> usize {
+    fs::read_dir(path).map_or(0, Iterator::count)
+}
+
+/// Waits until a process that nobody waits for has emptied this directory.
+fn wait_until_empty(path: &Path) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while entries(path) > 0 {
+        assert!(Instant::now() < until, "{} is not emptied", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn prune_only_moves_large_layers_away_and_with_wait_stays_until_they_are_gone() {
+    need_root!();
+    let room = Room::new("prune-large");
+    let large = (0..1000).fold(Layer::new(), |layer, at| layer.file(&format!("d/{at}"), "x", 0o644));
+    let image = image_in(&room, "large", &Image::new().layer(large));
+    let gc = room.work_dir().join("store/gc");
+
+    room.keelblock(["pull", &image]).run().ok();
+    let pruned = room.keelblock(["prune", "--json"]).run().ok().json();
+    assert_eq!((&pruned["bytes"], &pruned["freed"]), (&json!(1000), &json!(false)));
+    wait_until_empty(&gc);
+
+    room.keelblock(["pull", &image]).run().ok();
+    let pruned = room.keelblock(["prune"]).run().ok();
+    assert!(
+        pruned.stdout().contains("1 layers, 1000 B, being freed in the background"),
+        "{}",
+        pruned.stdout()
+    );
+    wait_until_empty(&gc);
+
+    room.keelblock(["pull", &image]).run().ok();
+    // What an earlier command left, too.
+    fs::create_dir_all(gc.join("left/d")).unwrap();
+    (0..1000).for_each(|at| fs::write(gc.join(format!("left/d/{at}")), "x").unwrap());
+    let pruned = room.keelblock(["prune", "--json", "--wait"]).run().ok().json();
+    assert_eq!(pruned["freed"], json!(true));
+    assert_eq!(entries(&gc), 0);
+    room.expect_no_leftovers();
+}
+
+#[test]
+fn what_a_killed_command_moved_away_goes_with_the_next_one() {
+    need_root!();
+    let (room, image) = room("collect");
+    room.keelblock(["pull", &image]).run().ok();
+    for gc in ["store/gc", "provisioner/gc"].map(|gc| room.work_dir().join(gc)) {
+        fs::create_dir_all(gc.join("left/d")).unwrap();
+        (0..1000).for_each(|at| fs::write(gc.join(format!("left/d/{at}")), "x").unwrap());
+        room.keelblock(["images"]).run().ok();
+        wait_until_empty(&gc);
+    }
+    room.expect_no_leftovers();
+}
+
+#[test]
+fn an_image_beyond_a_limit_is_refused_by_the_name_of_its_flag() {
+    need_root!();
+    let room = Room::new("image-limits");
+    let layer = |name: &str| Layer::new().file(name, [7; 600], 0o644);
+    let image = image_in(&room, "two", &Image::new().layer(layer("a")).layer(layer("b")));
+    for (flag, what) in [("--image_bytes_max=1000", "1000 bytes"), ("--image_entries_max=1", "1 entries")] {
+        let refused = room.keelblock([flag, "pull", &image]).run().code(125);
+        let said = refused.stderr();
+        let flag = flag.split('=').next().unwrap();
+        assert!(said.contains("two") && said.contains(what) && said.contains(flag), "{said}");
+        let images = room.keelblock(["images", "--json"]).run().ok().json();
+        assert!(!mentions(&images, "oci"), "{images}");
+    }
+    room.keelblock(["--image_bytes_max=1200", "--image_entries_max=2", "pull", &image]).run().ok();
     room.expect_no_leftovers();
 }
 

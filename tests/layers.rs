@@ -131,7 +131,7 @@ fn every_kind_of_file_is_made_with_all_its_attributes() {
     assert!(layer.at("pipe").file_type().is_fifo() && layer.at("pipe").mode() & 0o777 == 0o622);
     assert_eq!(layer.xattr("tagged", "user.one").unwrap(), b"last");
     assert_eq!(layer.xattr("tagged", "trusted.t").unwrap(), b"");
-    assert_eq!(layer.store.layer_bytes(&layer.layer).unwrap(), 3);
+    assert_eq!(layer.store.layer_size(&layer.layer).unwrap().bytes, 3);
     assert!(layer.not_set().is_empty());
 }
 
@@ -273,7 +273,7 @@ fn all_four_ways_to_write_a_sparse_file_make_the_same_file() {
         assert!(content.iter().enumerate().all(|(at, byte)| *byte == expected(at)), "{form}");
         assert!(layer.at("sparse").blocks() * 512 < 65536, "{form}: holes stay holes");
         assert_eq!(layer.read("next"), "next", "{form}");
-        assert_eq!(layer.store.layer_bytes(&layer.layer).unwrap(), 1028, "{form}");
+        assert_eq!(layer.store.layer_size(&layer.layer).unwrap().bytes, 1028, "{form}");
     }
 }
 

@@ -50,7 +50,7 @@ fn a_layer_is_found_and_shown_once_it_is_committed() {
     let shown = store.show(&layer).unwrap();
     assert!(shown.path.is_absolute());
     assert_eq!(std::fs::read(shown.path.join("etc/hostname")).unwrap(), b"keel\n");
-    assert_eq!(store.layer_bytes(&layer).unwrap(), 5);
+    assert_eq!(store.layer_size(&layer).unwrap().bytes, 5);
     assert_eq!(store.layer_record(&layer).unwrap().entries, 2);
     assert_eq!(listing(home.path()), [format!("layers/sha256/{}", layer.diff_id.0.hex())]);
     let other = self::store(home.path());
@@ -427,7 +427,7 @@ fn whenever_a_process_is_killed_the_store_is_whole() {
                 std::fs::read(path).is_ok_and(|content| content.len() == 1)
             });
             assert_eq!(files.count(), 40);
-            assert_eq!(store.layer_bytes(&layer).unwrap(), 40);
+            assert_eq!(store.layer_size(&layer).unwrap().bytes, 40);
         }
         for record in store.images().unwrap() {
             assert!(store.image(&record.plan.identity.name).unwrap().is_some());

@@ -313,6 +313,18 @@ pub enum PullError {
     /// See [`StoreError`].
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The layers of the image, taken together, pass a limit.
+    #[error("image {image} passes the limit of {limit} {unit} (--{flag})")]
+    ImageLimit {
+        /// The image.
+        image: ImageName,
+        /// How many are allowed.
+        limit: u64,
+        /// Of what.
+        unit: &'static str,
+        /// The flag that sets it.
+        flag: &'static str,
+    },
     /// No puller for this kind of source.
     #[error("no puller for {0} sources is running")]
     NoPuller(SourceKind),

@@ -27,7 +27,7 @@ use crate::image::plan::{
 use crate::launch::{LaunchContext, LaunchPlan};
 use crate::ports::{
     Backend, Blob, Claim, ExecSpec, Found, ImageRecord, InUse, Isolator, Keep, Launched, Launcher, LayerDir,
-    Owner, Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store, StoredLayer,
+    LayerSize, Owner, Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store, StoredLayer,
 };
 use crate::progress::{LayerEvent, Observer};
 use crate::stop::Stop;
@@ -59,7 +59,7 @@ pub enum Step {
     Pin,
     Image,
     Images,
-    LayerBytes,
+    LayerSize,
     Prune,
     RecoverStore,
     Adopt,
@@ -686,11 +686,11 @@ impl Store for World {
         Ok(self.lock().images.values().cloned().collect())
     }
 
-    fn layer_bytes(&self, _: &StoredLayer) -> Result<u64, StoreError> {
-        if self.come_by(Step::LayerBytes) {
-            return Err(store_error(Step::LayerBytes));
+    fn layer_size(&self, _: &StoredLayer) -> Result<LayerSize, StoreError> {
+        if self.come_by(Step::LayerSize) {
+            return Err(store_error(Step::LayerSize));
         }
-        Ok(1)
+        Ok(LayerSize { bytes: 1000, entries: 10 })
     }
 
     fn prune(&self, keep: &Keep, in_use: InUse<'_>) -> Result<Pruned, StoreError> {

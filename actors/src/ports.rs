@@ -167,6 +167,15 @@ pub struct Pruned {
     pub freed: bool,
 }
 
+/// How large a layer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerSize {
+    /// Bytes of file content, holes and second names of a file not counted.
+    pub bytes: u64,
+    /// Entries of its tar.
+    pub entries: u64,
+}
+
 /// Layers and image records on disk. All methods block on the disk.
 pub trait Store: Send + Sync {
     /// The layer, if it is there whole.
@@ -193,8 +202,8 @@ pub trait Store: Send + Sync {
     /// All images, by name.
     fn images(&self) -> Result<Vec<ImageRecord>, StoreError>;
 
-    /// Bytes of file content of a layer, as counted when it was unpacked.
-    fn layer_bytes(&self, layer: &StoredLayer) -> Result<u64, StoreError>;
+    /// How large a layer is, as counted when it was unpacked.
+    fn layer_size(&self, layer: &StoredLayer) -> Result<LayerSize, StoreError>;
 
     /// Removes every image and layer that nobody uses and `keep` does not name. `in_use` answers with
     /// the records of all containers of all processes; it is asked once nobody can pin or claim any more, and after the

@@ -1,6 +1,6 @@
 //! Providers: one actor per image kind, from a name to layers in the store.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::image::name::{ImageName, ImageRequest};
 use crate::image::plan::{ImagePlan, LayerKey, SourceKind};
 use crate::messages::{ImagePulled, PullImage, PullLayer, PulledImage, Resolve, Resolved, ResolvedImage};
 use crate::pool::{Pool, guarded};
-use crate::ports::{ImageRecord, Provider, Records, Store, StoredLayer};
+use crate::ports::{ImageRecord, LayerSize, Provider, Records, Store, StoredLayer};
 use crate::puller::PullerActor;
 use crate::reply::WhileWanted;
 
@@ -26,6 +26,8 @@ pub(crate) struct ProviderDeps {
     pub(crate) records: Arc<dyn Records>,
     pub(crate) disk: Pool,
     pub(crate) pullers: BTreeMap<SourceKind, Addr<PullerActor>>,
+    pub(crate) image_bytes_max: u64,
+    pub(crate) image_entries_max: u64,
     pub(crate) log: Logger,
 }
 
@@ -117,13 +119,17 @@ async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
     for layer in &plan.layers {
         distinct.entry(layer.key.clone()).or_insert_with(|| layer.clone());
     }
+    let size =
+        Rc::new(ImageSize { image: plan.identity.name.clone(), total: Cell::default(), deps: d.clone() });
     let pulls = distinct.into_iter().map(|(key, layer)| {
+        let size = size.clone();
         let kind = layer.source.kind();
         let puller = d.pullers.get(&kind).cloned();
         async move {
             let puller = puller.ok_or_else(|| Arc::new(PullError::NoPuller(kind)))?;
             let pulled = puller.send(PullLayer { layer }).await;
             let pulled = pulled.map_err(|_| Arc::new(PullError::Gone(Gone { actor: "puller" })))??;
+            size.add(pulled.layer.clone()).await?;
             Ok::<_, Arc<PullError>>((key, pulled))
         }
     });
@@ -152,4 +158,35 @@ async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
         layers_fetched,
         layers_reused: pulled.len() - layers_fetched,
     })
+}
+
+/// How large the layers of an image are that are here already.
+struct ImageSize {
+    image: ImageName,
+    total: Cell<LayerSize>,
+    deps: Rc<ProviderDeps>,
+}
+
+impl ImageSize {
+    /// Adds a layer. Beyond a limit the pull fails, which gives up the layers that are not here yet; those that are
+    /// stay until a prune, as after any failed pull.
+    async fn add(&self, layer: StoredLayer) -> Result<(), PullError> {
+        let store = self.deps.store.clone();
+        let size = self.deps.disk.run(move |_| store.layer_size(&layer)).await?;
+        let LayerSize { bytes, entries } = self.total.get();
+        let bytes = bytes.saturating_add(size.bytes);
+        let entries = entries.saturating_add(size.entries);
+        self.total.set(LayerSize { bytes, entries });
+        let limits = [
+            (bytes, self.deps.image_bytes_max, "bytes", "image_bytes_max"),
+            (entries, self.deps.image_entries_max, "entries", "image_entries_max"),
+        ];
+        match limits.into_iter().find(|(found, limit, ..)| found > limit) {
+            None => Ok(()),
+            Some((_, limit, unit, flag)) => {
+                let image = self.image.clone();
+                Err(PullError::ImageLimit { image, limit, unit, flag })
+            }
+        }
+    }
 }

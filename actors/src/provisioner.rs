@@ -487,7 +487,11 @@ impl Handler<Images> for ProvisionerActor {
         let weigh = move |record: ImageRecord| {
             let distinct: BTreeSet<_> = record.layers.iter().collect();
             // A layer that is gone weighs nothing.
-            let bytes = distinct.into_iter().filter_map(|layer| store.layer_bytes(layer).ok()).sum();
+            let bytes = distinct
+                .into_iter()
+                .filter_map(|layer| store.layer_size(layer).ok())
+                .map(|size| size.bytes)
+                .sum();
             (record, bytes)
         };
         let store = self.deps.store.clone();

@@ -60,11 +60,23 @@ pub struct EngineLimits {
     pub copies_max: usize,
     /// Mounts and unmounts.
     pub mounts_max: usize,
+    /// Bytes of file content of all layers of an image that is pulled.
+    pub image_bytes_max: u64,
+    /// Entries of all layers of an image that is pulled.
+    pub image_entries_max: u64,
 }
 
 impl Default for EngineLimits {
     fn default() -> Self {
-        Self { launches_max: 1024, fetches_max: 6, unpacks_max: 2, copies_max: 2, mounts_max: 8 }
+        Self {
+            launches_max: 1024,
+            fetches_max: 6,
+            unpacks_max: 2,
+            copies_max: 2,
+            mounts_max: 8,
+            image_bytes_max: u64::MAX,
+            image_entries_max: u64::MAX,
+        }
     }
 }
 
@@ -282,6 +294,8 @@ pub(crate) fn start_actors(parts: EngineParts) -> (Addr<ProvisionerActor>, Addr<
         records: records.clone(),
         disk: disk.clone(),
         pullers,
+        image_bytes_max: limits.image_bytes_max,
+        image_entries_max: limits.image_entries_max,
         log: child("provider"),
     });
     let providers = parts

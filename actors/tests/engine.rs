@@ -85,6 +85,35 @@ fn one_layer_of_two_images_and_two_sources_is_fetched_once() {
     });
 }
 
+/// The layers of the fakes have 1,000 bytes and 10 entries.
+#[test]
+fn an_image_beyond_its_limits_is_given_up_with_the_layers_not_yet_here() {
+    for (flag, limits, allowed) in [
+        ("image_bytes_max", EngineLimits { image_bytes_max: 3999, fetches_max: 1, ..limits() }, "3999 bytes"),
+        (
+            "image_entries_max",
+            EngineLimits { image_entries_max: 39, fetches_max: 1, ..limits() },
+            "39 entries",
+        ),
+    ] {
+        let world = World::default();
+        let engine = world.engine(limits);
+        runtime().block_on(async {
+            let mut fetching = world.fetching();
+            let error = engine.pull(request("app:20")).await.unwrap_err();
+            let text = keelblock_actors::error::chain(&*error);
+            assert!(text.contains("app:20") && text.contains(allowed) && text.contains(flag), "{text}");
+            fetching.wait_for(|count| *count == 0).await.unwrap();
+            assert!(world.count(Step::Unpack) < 20, "the rest was not given up");
+            assert!(engine.images().await.unwrap().is_empty());
+            // What is within them is pulled, also of layers that came before.
+            engine.pull(request("app:3")).await.unwrap();
+            world.empties().await;
+            engine.shutdown().await;
+        });
+    }
+}
+
 #[test]
 fn a_waiter_that_leaves_does_not_take_the_fetch_from_the_others() {
     let world = World::default();

@@ -391,7 +391,7 @@ fn waiting_for_a_container_whose_keeper_died_before_it_ran_ends() {
 #[test]
 fn a_panic_in_any_other_method_of_a_port_is_an_error_of_that_request_alone() {
     use Step::{
-        Adopt, Exec, Find, Image, Images, Init, KillOrphan, LayerBytes, List, Observe, Pin, Prune, Read,
+        Adopt, Exec, Find, Image, Images, Init, KillOrphan, LayerSize, List, Observe, Pin, Prune, Read,
         RecoverStore, RequestDestroy, Signal, SignalOther, Wait, WaitOther,
     };
     let steps = [
@@ -404,7 +404,7 @@ fn a_panic_in_any_other_method_of_a_port_is_an_error_of_that_request_alone() {
         Wait,
         Exec,
         Images,
-        LayerBytes,
+        LayerSize,
         Prune,
         List,
         RecoverStore,
@@ -422,7 +422,7 @@ fn a_panic_in_any_other_method_of_a_port_is_an_error_of_that_request_alone() {
             let said = |error: std::sync::Arc<ContainerError>| chain(&*error);
             let (record, rootfses) = planted("other", true);
             world.plant(record, rootfses, matches!(step, RequestDestroy));
-            if matches!(step, Find | Images | LayerBytes) {
+            if matches!(step, Find | Images | LayerSize) {
                 engine.pull(request("app:1")).await.unwrap();
             }
             for first in [true, false] {
@@ -451,7 +451,7 @@ fn a_panic_in_any_other_method_of_a_port_is_an_error_of_that_request_alone() {
                             }
                         })
                     }
-                    Images | LayerBytes => {
+                    Images | LayerSize => {
                         told(engine.images().await.map(drop).map_err(|error| chain(&error)))
                     }
                     Prune => told(engine.prune(Keep::default()).await.map(drop).map_err(|e| chain(&*e))),

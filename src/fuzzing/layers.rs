@@ -193,7 +193,7 @@ impl Place {
             assert_eq!(staged, 0, "something is left in staging after {:?}", stored.err());
         }
         let stored = stored.ok()?;
-        assert!(store.layer_bytes(&stored).expect("a record") <= 1 << 20);
+        assert!(store.layer_size(&stored).expect("a record").bytes <= 1 << 20);
         Some(show(&stored))
     }
 

@@ -29,6 +29,7 @@ use keelblock_actors::ports::Isolator;
 pub use capabilities::{CapabilityError, DEFAULT_CAPABILITIES, capability_names, parse_capabilities};
 pub use command::CommandError;
 
+use crate::limits::Limits;
 use crate::rootless::IdMaps;
 
 /// What `--isolation` is without the flag. `linux/nnp` is not among it: it breaks setuid programs (`sudo`, `ping`)
@@ -103,6 +104,8 @@ pub struct Settings {
     pub shm_bytes: u64,
     /// Users and groups of this process's user namespace.
     pub ids: IdMaps,
+    /// `--user_file_bytes_max`: most bytes of an image's `/etc/passwd` and `/etc/group`.
+    pub user_file_bytes_max: u64,
 }
 
 impl Default for Settings {
@@ -117,6 +120,7 @@ impl Default for Settings {
             // What docker and podman give.
             shm_bytes: 64 << 20,
             ids: IdMaps::read(),
+            user_file_bytes_max: Limits::default().user_file_bytes_max,
         }
     }
 }

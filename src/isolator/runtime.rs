@@ -23,6 +23,7 @@ pub(super) struct Runtime {
     arguments_replace_cmd: bool,
     sandbox_directory: PathBuf,
     ids: IdMaps,
+    user_file_bytes_max: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,7 @@ impl Runtime {
             arguments_replace_cmd: settings.arguments_replace_cmd,
             sandbox_directory: settings.sandbox_directory.clone(),
             ids: settings.ids.clone(),
+            user_file_bytes_max: settings.user_file_bytes_max,
         }
     }
 
@@ -66,7 +68,8 @@ impl Runtime {
             // Without a root of its own and without a name: as we are.
             (None, None) => return Ok(User::default()),
         };
-        resolve(root, spec.unwrap_or("0")).map_err(|error| refused(self.name, &context.id, error))
+        resolve(root, spec.unwrap_or("0"), self.user_file_bytes_max)
+            .map_err(|error| refused(self.name, &context.id, error))
     }
 
     fn directory(

@@ -12,9 +12,6 @@ use keelblock_actors::error::quote;
 use keelblock_actors::launch::Credentials;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 
-/// Most bytes of such a file. 4 MiB: tens of thousands of users.
-const FILE_BYTES_MAX: u64 = 4 << 20;
-
 /// Why a user cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
@@ -60,19 +57,19 @@ pub struct User {
 
 /// Who `user[:group]` is in the root filesystem at `root`, by the rules of docker: a name or number with an entry
 /// has that entry's group and all groups that list it; a number without one has group 0; a group that is named
-/// stands alone.
+/// stands alone. Files of more than `bytes_max` bytes are not read.
 ///
 /// # Errors
 /// [`UserError`].
-pub fn resolve(root: &Path, spec: &str) -> Result<User, UserError> {
+pub fn resolve(root: &Path, spec: &str, bytes_max: u64) -> Result<User, UserError> {
     let directory = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|source| UserError::Read { file: "/", root: root.to_owned(), source: source.into() })?;
-    let read = |file| read(&directory, file, root);
+    let read = |file| read(&directory, file, root, bytes_max);
     parse(spec, &read("/etc/passwd")?, &read("/etc/group")?)
 }
 
 /// The text of a file, empty when it is missing.
-fn read(directory: &OwnedFd, file: &'static str, root: &Path) -> Result<String, UserError> {
+fn read(directory: &OwnedFd, file: &'static str, root: &Path, bytes_max: u64) -> Result<String, UserError> {
     let failed = |source| UserError::Read { file, root: root.to_owned(), source };
     // A fifo or a device of the image must not hold us up.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -86,9 +83,9 @@ fn read(directory: &OwnedFd, file: &'static str, root: &Path) -> Result<String, 
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file")));
     }
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        let text = format!("it is longer than {FILE_BYTES_MAX} bytes");
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        let text = format!("it is longer than {bytes_max} bytes (--user_file_bytes_max)");
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -213,9 +210,20 @@ mod tests {
         let root = directory.path().join("root");
         std::fs::create_dir_all(root.join("etc")).expect("made");
         symlink(&outside, root.join("etc/passwd")).expect("linked");
-        assert!(matches!(resolve(&root, "spy"), Err(UserError::Unknown { .. })));
+        assert!(matches!(resolve(&root, "spy", 4 << 20), Err(UserError::Unknown { .. })));
         symlink("../../../../../../../../etc/shadow", root.join("etc/group")).expect("linked");
-        assert_eq!(resolve(&root, "12").expect("no files").credentials.uid, 12);
+        assert_eq!(resolve(&root, "12", 4 << 20).expect("no files").credentials.uid, 12);
+    }
+
+    #[test]
+    fn files_longer_than_the_limit_are_refused_by_the_name_of_its_flag() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(directory.path().join("etc")).expect("made");
+        std::fs::write(directory.path().join("etc/passwd"), "a:x:5:5::/:\n").expect("written");
+        assert_eq!(resolve(directory.path(), "a", 12).expect("as long as allowed").credentials.uid, 5);
+        let error = resolve(directory.path(), "a", 11).expect_err("longer");
+        let text = keelblock_actors::error::chain(&error);
+        assert!(text.contains("/etc/passwd") && text.contains("11 bytes (--user_file_bytes_max)"), "{text}");
     }
 
     #[test]
@@ -224,6 +232,6 @@ mod tests {
         std::fs::create_dir_all(directory.path().join("etc")).expect("made");
         nix::unistd::mkfifo(&directory.path().join("etc/passwd"), nix::sys::stat::Mode::S_IRWXU)
             .expect("made");
-        assert!(matches!(resolve(directory.path(), "root"), Err(UserError::Read { .. })));
+        assert!(matches!(resolve(directory.path(), "root", 4 << 20), Err(UserError::Read { .. })));
     }
 }

@@ -59,7 +59,8 @@ impl LinuxLauncher {
         let mut environment = record.environment.clone();
         let mut credentials = record.credentials.clone().unwrap_or_default();
         if let Some(spec) = &exec.user {
-            let user = user::resolve(format!("/proc/{}/root", member.pid).as_ref(), spec)?;
+            let root = format!("/proc/{}/root", member.pid);
+            let user = user::resolve(root.as_ref(), spec, self.user_file_bytes_max)?;
             credentials = user.credentials;
             set(&mut environment, "HOME", user.home.as_deref().unwrap_or("/"));
         }

@@ -44,6 +44,7 @@ pub use launched::LinuxLaunched;
 pub use search::PATH_DEFAULT;
 pub use terminal::{Terminal, TerminalError};
 
+use crate::limits::Limits;
 use crate::sys::child::{Op, Program};
 use crate::sys::{clone, mount_bits, pidfd, process};
 use channels::{Channels, socket_pair, streams};
@@ -58,6 +59,7 @@ pub struct LinuxLauncher {
     host: Host,
     wipe: Vec<(usize, usize)>,
     launches: Mutex<HashMap<(u32, u64), Weak<LinuxLaunched>>>,
+    user_file_bytes_max: u64,
     log: Logger,
 }
 
@@ -71,8 +73,15 @@ impl LinuxLauncher {
             host: Host::find(),
             wipe: process::own_arguments(),
             launches: Mutex::default(),
+            user_file_bytes_max: Limits::default().user_file_bytes_max,
             log: log.new(o!("actor" => "launcher")),
         }
+    }
+
+    /// The same with another limit on the bytes of a container's `/etc/passwd` and `/etc/group`
+    /// (`--user_file_bytes_max`).
+    pub fn with_user_file_bytes_max(self, bytes: u64) -> Self {
+        Self { user_file_bytes_max: bytes, ..self }
     }
 
     /// The master of the terminal of a container's command, to whoever asks first.

@@ -44,7 +44,9 @@ use keelblock_actors::error::StoreError;
 use keelblock_actors::image::digest::DiffId;
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::LayerKey;
-use keelblock_actors::ports::{Claim, ImageRecord, InUse, Keep, LayerDir, Pruned, Store, StoredLayer};
+use keelblock_actors::ports::{
+    Claim, ImageRecord, InUse, Keep, LayerDir, LayerSize, Pruned, Store, StoredLayer,
+};
 use slog::Logger;
 
 pub use self::attributes::NotSet;
@@ -218,8 +220,9 @@ impl Store for DiskStore {
         Ok(records.into_iter().map(|(_, record)| record).collect())
     }
 
-    fn layer_bytes(&self, layer: &StoredLayer) -> Result<u64, StoreError> {
-        self.layer_record(layer).map(|record| record.bytes)
+    fn layer_size(&self, layer: &StoredLayer) -> Result<LayerSize, StoreError> {
+        let record = self.layer_record(layer)?;
+        Ok(LayerSize { bytes: record.bytes, entries: record.entries })
     }
 
     fn prune(&self, keep: &Keep, in_use: InUse<'_>) -> Result<Pruned, StoreError> {
