@@ -46,7 +46,7 @@ fn main() {
             // It takes one member only.
             seconds[2].push(timed(|| {
                 let mut decompressor = libdeflater::Decompressor::new();
-                decompressor.gzip_decompress(stream, &mut whole).map_or(false, |bytes| bytes == content.len())
+                decompressor.gzip_decompress(stream, &mut whole).is_ok_and(|bytes| bytes == content.len())
             }));
         }
         let [ours, theirs, whole] = seconds.map(|mut seconds: Vec<Option<f64>>| {

@@ -350,7 +350,7 @@ fn the_past_of_a_member_is_no_past_of_the_next() {
 
 #[test]
 fn a_match_reaches_back_32_kib_across_chunks() {
-    let head: Vec<u8> = (0..32_768u32).map(|at| (at * at >> 7) as u8).collect();
+    let head: Vec<u8> = (0..32_768u32).map(|at| ((at * at) >> 7) as u8).collect();
     let block = |last: u8| {
         let length = (head.len() as u16).to_le_bytes();
         let complement = (!(head.len() as u16)).to_le_bytes();
