@@ -289,14 +289,19 @@ impl Walk<'_> {
             at = at.min(self.bytes.len());
             long += 1;
             let nul = content.iter().position(|byte| *byte == 0).unwrap_or(size);
-            self.plain &= kind == b'x' || (kind != b'g' && nul + 1 >= size);
+            self.plain &= kind == b'x' || (kind != b'g' && nul > 0 && nul + 1 >= size);
             if kind != b'x' {
                 let name = content[..nul].to_vec();
-                if kind == b'L' {
-                    records.insert(b"long".to_vec(), name);
+                match (kind, name.is_empty()) {
+                    (b'L', false) => drop(records.insert(b"long".to_vec(), name)),
+                    (b'L', true) => drop(records.remove(&b"long"[..])),
+                    _ => {}
                 }
                 continue;
             }
+            // It takes the place of the one before it.
+            (pax_size, sparse_1_0, sparse) = (None, (false, false), false);
+            records.retain(|key, _| key == b"long");
             let mut rest = content;
             while let Some(space) = rest.iter().position(|byte| *byte == b' ') {
                 let length = std::str::from_utf8(&rest[..space]).ok().and_then(|text| text.parse().ok());
@@ -352,12 +357,13 @@ impl Walk<'_> {
     }
 }
 
-/// A size: octal digits among blanks up to a NUL, or base-256.
+/// A size: octal digits among blanks, NULs before them and after, or base-256.
 fn number(field: &[u8]) -> u64 {
     if field[0] & 0x80 != 0 {
         return field[1..].iter().fold(0, |value: u64, byte| value.wrapping_mul(256) + u64::from(*byte));
     }
-    let digits = field.iter().take_while(|byte| **byte != 0).filter(|byte| byte.is_ascii_digit());
+    let begins = field.iter().position(u8::is_ascii_digit).unwrap_or(field.len());
+    let digits = field[begins..].iter().take_while(|byte| **byte != 0).filter(|byte| byte.is_ascii_digit());
     digits.fold(0, |value, digit| value * 8 + u64::from(digit - b'0'))
 }
 

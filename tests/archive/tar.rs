@@ -177,7 +177,13 @@ fn fuzz_members_are_those_that_layers_would_have() {
     let data = two.split_off(512);
     assert_eq!(plain.len(), two.len());
     let long_last = [records, &long, &two, &data].concat();
-    for last in [taken_back, long_first, long_last] {
+    // The second of two headers with records takes the place of the first; an empty long name is none.
+    let second = raw_member(b'0', "manifest.json", 2, &[("comment", "x")], b"[]");
+    let twice = [records, &second[..]].concat();
+    let no_name =
+        [raw_member(b'L', "././@LongLink", 1, &[], b"\0"), raw_member(b'0', "manifest.json", 2, &[], b"[]")]
+            .concat();
+    for last in [taken_back, long_first, long_last, twice, no_name] {
         let tar = [&image[..image.len() - 1024], &last, &[0; 1024]].concat();
         let error = cause(room.docker(&tar));
         assert!(matches!(error, ArchiveError::NoSuchImage { .. }), "the last manifest is not seen: {error}");

@@ -38,12 +38,15 @@ impl Pending {
             return Some(());
         }
         self.any = true;
-        let until_nul = || bytes.split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
+        // An empty name counts as none.
+        let until_nul = || bytes.split(|&byte| byte == 0).next().filter(|name| !name.is_empty());
         if kind.is_gnu_longname() {
-            self.long_path = Some(until_nul());
+            self.long_path = until_nul().map(<[u8]>::to_vec);
         } else if kind.is_gnu_longlink() {
-            self.long_link = Some(until_nul());
+            self.long_link = until_nul().map(<[u8]>::to_vec);
         } else {
+            // Of two in a row the first counts for nothing.
+            (self.path, self.link, self.size) = (None, None, None);
             for record in pax_records(bytes) {
                 let (key, value) = record?;
                 // An empty value takes an earlier record back.
