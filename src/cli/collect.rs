@@ -2,7 +2,7 @@
 //!
 //! A command only moves large trees away ([`crate::gc`]) and starts `keelblock collect` at its end, if anything lies
 //! there and nobody is at it. That process inherits nothing that anybody could wait for or miss: no descriptor, no
-//! session, no working directory, no environment; it has the lowest priority, and ends when the places are empty. When
+//! session, no working directory, no environment; it has a low priority, and ends when the places are empty. When
 //! it is killed, the next command starts another.
 
 use std::process::{Command, Stdio};
