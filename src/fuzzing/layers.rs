@@ -119,7 +119,10 @@ fn describe(layer: &Unpacked) -> Vec<String> {
         let mut xattrs: Vec<(String, Vec<u8>)> = xattrs(&path);
         xattrs.sort();
         let size = if stat.is_dir() { 0 } else { stat.size() };
-        let facts = (stat.mode(), stat.uid(), stat.gid(), stat.rdev(), size, stat.mtime(), stat.mtime_nsec());
+        // Nobody sees a whiteout's time, so nobody sets it.
+        let whiteout = stat.file_type().is_char_device() && stat.rdev() == 0;
+        let mtime = if whiteout { (0, 0) } else { (stat.mtime(), stat.mtime_nsec()) };
+        let facts = (stat.mode(), stat.uid(), stat.gid(), stat.rdev(), size, mtime);
         let first = if stat.is_dir() { &name } else { first_names.entry(stat.ino()).or_insert(name.clone()) };
         let content = Digest::of(&content);
         lines.push(format!("{name:?} {facts:?} {xattrs:?} like {first:?}: {content}"));

@@ -13,8 +13,10 @@ pub(super) fn field(field: &[u8]) -> Option<i64> {
 fn octal(field: &[u8]) -> Option<i64> {
     // Some writers put NULs first.
     let begins = field.iter().position(|byte| !matches!(byte, 0 | b' ')).unwrap_or(field.len());
-    let text = field[begins..].split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
-    text.iter().try_fold(0i64, |value, digit| match digit {
+    let text = field[begins..].split(|byte| *byte == 0).next().unwrap_or_default();
+    // Spaces only: to Go other white space is no number, to GNU tar no end of one that has not begun.
+    let digits = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    text[..digits].iter().try_fold(0i64, |value, digit| match digit {
         b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
         _ => None,
     })
@@ -72,6 +74,10 @@ mod tests {
             (b"        ", Some(0)),
             (b"77777777777\0", Some(0o77_777_777_777)),
             (b"-1      ", None),
+            // Found by the fuzz target `tar`: it passed for 0.
+            (b"\x0c\x0000001\0", None),
+            (b"\t644   \0", None),
+            (b"644\n   \0", None),
             (b"0x1f   \0", None),
             (b"8888888\0", None),
         ] {
