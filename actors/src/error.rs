@@ -314,10 +314,8 @@ pub enum PullError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The layers of the image, taken together, pass a limit.
-    #[error("image {image} passes the limit of {limit} {unit} (--{flag})")]
+    #[error("its layers together pass the limit of {limit} {unit} (--{flag})")]
     ImageLimit {
-        /// The image.
-        image: ImageName,
         /// How many are allowed.
         limit: u64,
         /// Of what.

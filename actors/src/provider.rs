@@ -119,8 +119,7 @@ async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
     for layer in &plan.layers {
         distinct.entry(layer.key.clone()).or_insert_with(|| layer.clone());
     }
-    let size =
-        Rc::new(ImageSize { image: plan.identity.name.clone(), total: Cell::default(), deps: d.clone() });
+    let size = Rc::new(ImageSize { total: Cell::default(), deps: d.clone() });
     let pulls = distinct.into_iter().map(|(key, layer)| {
         let size = size.clone();
         let kind = layer.source.kind();
@@ -162,7 +161,6 @@ async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
 
 /// How large the layers of an image are that are here already.
 struct ImageSize {
-    image: ImageName,
     total: Cell<LayerSize>,
     deps: Rc<ProviderDeps>,
 }
@@ -183,10 +181,7 @@ impl ImageSize {
         ];
         match limits.into_iter().find(|(found, limit, ..)| found > limit) {
             None => Ok(()),
-            Some((_, limit, unit, flag)) => {
-                let image = self.image.clone();
-                Err(PullError::ImageLimit { image, limit, unit, flag })
-            }
+            Some((_, limit, unit, flag)) => Err(PullError::ImageLimit { limit, unit, flag }),
         }
     }
 }

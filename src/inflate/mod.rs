@@ -82,8 +82,8 @@ impl<R: Read> GzipDecoder<R> {
     }
 
     /// The same with smaller chunks, of 1 to [`CHUNK_BYTES`] bytes (and up to 260 more each, see
-    /// [`next_chunk`](Self::next_chunk)).
-    pub fn with_chunk_bytes(source: R, chunk_bytes: usize) -> Self {
+    /// [`next_chunk`](Self::next_chunk)). For tests only: each chunk costs a copy of 32 KiB of history, whatever its size.
+    pub(crate) fn with_chunk_bytes(source: R, chunk_bytes: usize) -> Self {
         Self {
             input: Input::new(source),
             tables: Box::new(Tables::new()),
