@@ -11,6 +11,7 @@
 //!   images/<sha256 of name>.json    one pulled image
 //!   locks/<alg>-<hex>               flock: the right to bring this layer; there while somebody has it
 //!   pins/<name>                     flock: layer keys that a live process keeps from being pruned
+//!   space/<name>                    flock: disk space a live process sets aside; space itself: flock of the ledger
 //!   staging/<name>                  flock: a layer or a file being made; anybody's garbage once unlocked
 //!   gc/<name>                       renamed away, to be removed (see `crate::gc`); gc itself: flock of who does
 //! ```
@@ -33,7 +34,7 @@ pub(super) struct Layout {
 }
 
 /// The directories of a store, besides the store itself.
-pub(super) const DIRECTORIES: [&str; 11] = [
+pub(super) const DIRECTORIES: [&str; 12] = [
     "layers",
     "layers/sha256",
     "layers/sha512",
@@ -43,6 +44,7 @@ pub(super) const DIRECTORIES: [&str; 11] = [
     "images",
     "locks",
     "pins",
+    "space",
     "staging",
     "gc",
 ];
@@ -114,6 +116,10 @@ impl Layout {
 
     pub(super) fn pins(&self) -> PathBuf {
         self.root.join("pins")
+    }
+
+    pub(super) fn space(&self) -> PathBuf {
+        self.root.join("space")
     }
 
     pub(super) fn staging(&self) -> PathBuf {

@@ -30,6 +30,7 @@ mod pipeline;
 mod privileges;
 mod prune;
 mod recover;
+mod space;
 mod stage;
 mod tar;
 mod tree;
@@ -43,7 +44,7 @@ use std::sync::{Arc, OnceLock};
 use keelblock_actors::error::StoreError;
 use keelblock_actors::image::digest::DiffId;
 use keelblock_actors::image::name::ImageName;
-use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::image::plan::{LayerKey, LayerSpec};
 use keelblock_actors::ports::{
     Claim, ImageRecord, InUse, Keep, LayerDir, LayerSize, Pruned, Store, StoredLayer,
 };
@@ -58,6 +59,7 @@ pub use self::privileges::Privileges;
 
 use self::format::Format;
 use self::layout::Layout;
+use self::space::Ledger;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
 use crate::gc::{Collector, Gc};
@@ -75,6 +77,8 @@ struct Inner {
     layout: Layout,
     /// Where layers and failed stages go.
     gc: Gc,
+    /// What is set aside of the disk.
+    space: Arc<Ledger>,
     limits: Limits,
     privileges: Privileges,
     log: Logger,
@@ -114,7 +118,8 @@ impl DiskStore {
         if let Some(found) = format::read(&layout, privileges)? {
             let _ = format.set(found);
         }
-        Ok(Self { inner: Arc::new(Inner { layout, gc, limits, privileges, log, format }) })
+        let space = Arc::new(Ledger::new(&layout, &limits, &log));
+        Ok(Self { inner: Arc::new(Inner { layout, gc, space, limits, privileges, log, format }) })
     }
 
     /// Where trees on their way out lie in the store in `dir`.
@@ -204,6 +209,11 @@ impl Store for DiskStore {
         Ok(Box::new(pin::pin(&self.inner.layout, layers)?))
     }
 
+    fn reserve(&self, layers: &[LayerSpec]) -> Result<Box<dyn Send + Sync>, StoreError> {
+        self.inner.format()?;
+        Ok(Box::new(self.inner.space.plan(layers)?))
+    }
+
     fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>, StoreError> {
         images::read(&self.inner.layout, name)
     }
@@ -233,6 +243,7 @@ impl Store for DiskStore {
     }
 
     fn recover(&self) -> Result<(), StoreError> {
+        self.inner.space.recover()?;
         recover::recover(&self.inner.layout, &self.inner.gc, &self.inner.log)
     }
 }

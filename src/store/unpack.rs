@@ -4,6 +4,7 @@
 //! blob digest and diff ID are right is that committed.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Instant;
 
 use keelblock_actors::error::UnpackError;
@@ -21,6 +22,7 @@ use super::form::{Form, LayerRecord};
 use super::intake::Intake;
 use super::job;
 use super::layout::TREE;
+use super::space::Outlay;
 use super::pipeline::{Stages, Threads, join, start};
 use super::stage::Stage;
 use super::tar::{Bounds, Reader, Source};
@@ -52,9 +54,14 @@ impl Staging for DiskStaging {
         // In this order, so that on an error the stage goes before the claim.
         let Self { store, key, namespace, claim, stage } = *self;
         let declared = declared_digest(&key, layer)?;
-        let job = Job { store: &store, key: &key, layer, namespace, stage: &stage, declared, stop };
-        let record = job.run(blob)?;
-        let stored = super::commit::commit(&store.layout, &key, stage, &record)?;
+        let outlay = Arc::new(store.space.outlay(layer, stop).map_err(|error| Flaw::of_ledger(error).of(&key))?);
+        let job = Job { store: &store, key: &key, layer, namespace, stage: &stage, outlay, declared, stop };
+        let record = job.run(blob).map_err(|error| job.outlay.explained(error))?;
+        let outlay = job.outlay;
+        let stored = super::commit::commit(&store.layout, &key, stage, &record);
+        let stored = stored.map_err(|error| outlay.explained(error))?;
+        // It is in the store: from here on it counts for nothing by itself.
+        drop(outlay);
         drop(claim);
         let elapsed_ms = began.elapsed().as_millis() as u64;
         let layer = stored.diff_id.to_string();
@@ -89,6 +96,7 @@ struct Job<'a> {
     layer: &'a LayerSpec,
     namespace: Namespace,
     stage: &'a Stage,
+    outlay: Arc<Outlay>,
     declared: Option<Digest>,
     stop: &'a Stop,
 }
@@ -103,7 +111,7 @@ impl Job<'_> {
         };
         let (size, declared) = (self.layer.blob.size, self.declared.as_ref());
         let mut intake = Intake::new(blob, size, declared, limits.layer_bytes_max, self.stop);
-        let stages = Stages { blob: &self.layer.blob, limits, stop: self.stop };
+        let stages = Stages { blob: &self.layer.blob, limits, outlay: &self.outlay, stop: self.stop };
         let ran = stages
             .run(&mut intake, hasher, |tar, threads| self.apply(tar, threads))
             .map_err(|flaw| self.diagnosed(flaw, &mut intake))?;
@@ -138,7 +146,8 @@ impl Job<'_> {
         let applier = |helper| {
             let spill = self.stage.path().join("times");
             let entries_max = self.store.limits.layer_entries_max;
-            Applier::new(at.clone(), spill, self.namespace, in_user_namespace, entries_max, helper)
+            let outlay = Arc::clone(&self.outlay);
+            Applier::new(at.clone(), spill, self.namespace, in_user_namespace, entries_max, outlay, helper)
                 .map_err(written)
         };
         match threads {
