@@ -80,11 +80,12 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order a launch comes by them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Create,
         Self::WriteContainer,
         Self::Resolve,
         Self::WriteRootfses,
+        Self::Reserve,
         Self::Claim,
         Self::Open,
         Self::Unpack,
