@@ -53,6 +53,10 @@ pub struct LayerRecord {
     /// Whether there are whiteouts in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whiteouts: bool,
+    /// Which commit made it: the name it had in staging, so that what is said of this one is never taken for the word on
+    /// a later layer of the same diff ID. Empty = a version of this program that kept no journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub commit: String,
     /// What the layer asked for and did not get.
     #[serde(default, skip_serializing_if = "NotSet::is_empty")]
     pub not_set: NotSet,
@@ -80,6 +84,13 @@ impl LayerRecord {
     /// Writes it into a layer still in staging.
     pub(super) fn write(&self, staged: &Path) -> io::Result<()> {
         std::fs::write(staged.join(LAYER_RECORD), serde_json::to_vec(self)?)
+    }
+
+    /// Whether the files that make this layer are all in its directory, as far as names and sizes can tell.
+    pub(super) fn has_its_files(&self, dir: &Path) -> bool {
+        match self.form {
+            Form::Tree => std::fs::symlink_metadata(dir.join(TREE)).is_ok_and(|tree| tree.is_dir()),
+        }
     }
 
     /// Shows the layer.

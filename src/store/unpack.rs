@@ -53,9 +53,10 @@ impl Staging for DiskStaging {
         let Self { store, key, namespace, claim, stage } = *self;
         let declared = declared_digest(&key, layer)?;
         let job = Job { store: &store, key: &key, layer, namespace, stage: &stage, declared, stop };
-        let record = job.run(blob)?;
-        let stored = super::commit::commit(&store.layout, &key, stage, &record)?;
+        let mut record = job.run(blob)?;
+        let stored = super::commit::commit(&store, &key, stage, &mut record)?;
         drop(claim);
+        store.settler.nudge(&store);
         let elapsed_ms = began.elapsed().as_millis() as u64;
         let layer = stored.diff_id.to_string();
         if !record.not_set.is_empty() {
@@ -125,6 +126,7 @@ impl Job<'_> {
             implied_dirs: applied.implied_dirs,
             implied: applied.implied,
             whiteouts: applied.whiteouts,
+            commit: String::new(),
             not_set: applied.not_set,
         })
     }

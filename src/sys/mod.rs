@@ -17,3 +17,4 @@ pub mod process_identity;
 pub(crate) mod pty;
 pub mod record_lock;
 pub mod remove;
+pub(crate) mod sync;
