@@ -1,0 +1,259 @@
+//! Power cuts: a store on a filesystem that takes notes (`fuse`, `record`), used as pulls and prunes use it (`script`), and
+//! everything that a cut at any moment may leave of it (`replay`), opened as after a boot.
+//!
+//! What must hold each time: the store opens; no layer is visible that is not exactly what it should be; what was said to
+//! be on disk is there; what is gone can be pulled again. That the test sees mistakes is shown by making some.
+//!
+//! The argument that this supports is in `docs/durability.md`.
+
+mod fuse;
+mod record;
+mod replay;
+mod script;
+#[path = "../support/tarball.rs"]
+mod tarball;
+#[path = "../support/tree.rs"]
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use keelblock::store::{Barrier, DiskStore};
+use keelblock_actors::error::chain;
+use keelblock_actors::image::digest::DiffId;
+use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::ports::{Keep, Store, StoredLayer};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use record::{Op, Recorder};
+use replay::{Cut, Model, mix};
+use script::{Layer, Mistake, STORE, Script, Told, layers, options};
+use tree::Tree;
+
+/// Cuts of the store as it is.
+const CUTS: usize = 1600;
+/// Cuts within which a mistake must show.
+const CUTS_WITH_MISTAKE: usize = 1200;
+
+type Notes = Vec<Op<Told>>;
+
+/// Runs the script on a filesystem that takes notes. `None` = this cannot be done here, as was said.
+fn notes(mistake: Option<Mistake>) -> Option<Notes> {
+    if !tarball::root() {
+        return None;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let recorder = Recorder::default();
+    let noted = recorder.clone();
+    // Mounts of a thread with a mount table of its own go with it, whatever happens.
+    let done = std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let private = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
+                mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            });
+            if let Err(error) = private {
+                eprintln!("skipped: no mount table of its own here: {error}");
+                return false;
+            }
+            let _mounted = match fuse::Mounted::new(home.path(), recorder.clone()) {
+                Ok(mounted) => mounted,
+                Err(error) => {
+                    eprintln!("skipped: no filesystem can be served here: {error}");
+                    return false;
+                }
+            };
+            Script::new(recorder, mistake).run(home.path());
+            true
+        });
+        run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    done.then(|| noted.take())
+}
+
+/// The layers as they should be.
+struct Known {
+    layers: Vec<Layer>,
+    trees: BTreeMap<DiffId, Tree>,
+}
+
+impl Known {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let store = DiskStore::open_as(home.path(), options("any")).unwrap();
+        let layers = layers();
+        let trees = layers
+            .iter()
+            .map(|layer| (layer.diff.clone(), shown(&store, &tarball::put(&store, &layer.spec, &layer.blob).unwrap())))
+            .collect();
+        Self { layers, trees }
+    }
+
+    /// What is wrong with a layer that a store has; nothing if it has not got it.
+    fn flaws(&self, store: &DiskStore, layer: &Layer) -> Result<bool, String> {
+        let found = store.find(&layer.spec.key).map_err(|error| chain(&error))?;
+        let by_diff = store.find(&LayerKey::Diff(layer.diff.clone())).map_err(|error| chain(&error))?;
+        if found.as_ref().is_some_and(|found| found.diff_id != layer.diff) {
+            return Err(format!("the index of {} leads to {found:?}", layer.spec.key));
+        }
+        let Some(by_diff) = by_diff else { return Ok(false) };
+        let tree = store.show(&by_diff).map_err(|error| format!("corrupt: {}", chain(&error)))?;
+        let differences = self.trees[&layer.diff].differences(&Tree::read(&tree.path));
+        match differences.first() {
+            None => Ok(true),
+            Some(difference) => Err(format!("corrupt: {difference} and {} more", differences.len() - 1)),
+        }
+    }
+}
+
+fn shown(store: &DiskStore, layer: &StoredLayer) -> Tree {
+    Tree::read(&store.show(layer).unwrap().path)
+}
+
+/// What was promised by these operations.
+#[derive(Default)]
+struct Promised<'a> {
+    layers: BTreeSet<&'a DiffId>,
+    images: Vec<&'a keelblock_actors::image::name::ImageName>,
+    boot: &'static str,
+}
+
+impl<'a> Promised<'a> {
+    fn by(ops: &'a [Op<Told>]) -> Self {
+        let mut promised = Self { boot: "none", ..Self::default() };
+        for op in ops {
+            match op {
+                Op::Told(Told::Durable(layers)) => promised.layers.extend(layers),
+                Op::Told(Told::Going(layers)) => promised.layers.retain(|layer| !layers.contains(layer)),
+                Op::Told(Told::Image(name)) => promised.images.push(name),
+                Op::Told(Told::Boot(boot)) => promised.boot = boot,
+                _ => {}
+            }
+        }
+        promised
+    }
+}
+
+/// What a cut does to the store; an error says what must not be.
+fn check(known: &Known, ops: &[Op<Told>], model: Model, seed: u64, boot_check: bool) -> Result<(), String> {
+    let home = tempfile::tempdir().unwrap();
+    Cut::new(ops, model, seed).make(home.path());
+    let promised = Promised::by(ops);
+    let boot = if boot_check { "after the cut" } else { promised.boot };
+    let dir = home.path().join(STORE);
+    let store = DiskStore::open_as(&dir, options(boot)).map_err(|error| chain(&error))?;
+    for layer in &known.layers {
+        if !known.flaws(&store, layer)? && promised.layers.contains(&layer.diff) {
+            return Err(format!("lost: {} was on disk", layer.diff));
+        }
+    }
+    for name in &promised.images {
+        if store.image(name).map_err(|error| chain(&error))?.is_none() {
+            return Err(format!("lost: the record of {name} was on disk"));
+        }
+    }
+    store.images().map_err(|error| chain(&error))?;
+    store.recover().map_err(|error| chain(&error))?;
+    if seed.is_multiple_of(4) {
+        go_on(known, &dir, store, boot)?;
+    }
+    Ok(())
+}
+
+/// All of it can be pulled again, settled, found by the next process, and pruned.
+fn go_on(known: &Known, dir: &Path, store: DiskStore, boot: &str) -> Result<(), String> {
+    for layer in &known.layers {
+        tarball::put(&store, &layer.spec, &layer.blob).map_err(|error| chain(&error))?;
+    }
+    let settled = store.settle().map_err(|error| chain(&error))?;
+    if !settled.failed.is_empty() || !settled.left.is_empty() {
+        return Err(format!("cannot be settled: {settled:?}"));
+    }
+    drop(store);
+    for boot in [boot, "one more"] {
+        let store = DiskStore::open_as(dir, options(boot)).map_err(|error| chain(&error))?;
+        for layer in &known.layers {
+            if !known.flaws(&store, layer)? || store.find(&layer.spec.key).is_ok_and(|found| found.is_none()) {
+                return Err(format!("{} was pulled again and is not there in {boot}", layer.spec.key));
+            }
+        }
+    }
+    let store = DiskStore::open_as(dir, options("one more")).map_err(|error| chain(&error))?;
+    store.prune(&Keep::default(), &|| Ok(Vec::new())).map_err(|error| chain(&error))?;
+    match std::fs::read_dir(dir.join("gc")).map(Iterator::count) {
+        Ok(0) => Ok(()),
+        left => Err(format!("garbage is left: {left:?}")),
+    }
+}
+
+/// The cuts to make: after which operation, in which model, with which seed. Every place gets its turn before one gets a
+/// second.
+fn cuts(ops: usize, count: usize) -> Vec<(usize, Model, u64)> {
+    let models = [Model::Lax, Model::Ordered, Model::Everything, Model::Lax, Model::Ordered, Model::Nothing];
+    // Strides through the notes, so that a first failure comes early wherever it is.
+    let stride = (ops * 5 / 8) | 1;
+    let stride = (stride..).find(|stride| gcd(*stride, ops) == 1).unwrap_or(1);
+    (0..count)
+        .map(|number| {
+            let end = 1 + (number * stride) % ops;
+            (end, models[(number + number / ops) % models.len()], mix(number as u64, 77))
+        })
+        .collect()
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Makes cuts on all processors until one fails; how many were made, and what failed.
+fn run(known: &Known, ops: &Notes, count: usize, boot_check: bool) -> (usize, Vec<String>) {
+    let cuts = cuts(ops.len(), count);
+    let (next, made, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(8));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((end, model, seed)) = cuts.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    if let Err(error) = check(known, &ops[..*end], *model, *seed, boot_check) {
+                        let line = format!("cut after {end} of {}, {model:?}, seed {seed}: {error}", ops.len());
+                        failed.lock().unwrap().push(line);
+                        next.fetch_max(cuts.len(), Ordering::SeqCst);
+                    }
+                    made.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    (made.into_inner(), failed.into_inner().unwrap())
+}
+
+#[test]
+fn no_power_cut_leaves_a_corrupt_layer_visible_or_takes_one_that_was_on_disk() {
+    let Some(ops) = notes(None) else { return };
+    let (made, failed) = run(&Known::new(), &ops, CUTS, true);
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert_eq!(made, CUTS);
+    eprintln!("{made} cuts within {} operations, no corrupt layer visible", ops.len());
+}
+
+#[test]
+fn each_mistake_that_could_be_made_is_seen() {
+    let known = Known::new();
+    let expected = [
+        (Mistake::Without(Barrier::Filesystem), "corrupt"),
+        (Mistake::Without(Barrier::Layers), "lost"),
+        (Mistake::Without(Barrier::Staging), "lost"),
+        (Mistake::Without(Barrier::Store), "lost"),
+        (Mistake::Without(Barrier::Journal), "lost"),
+        (Mistake::ForgottenTooLate, "corrupt"),
+        (Mistake::NoBootCheck, "corrupt"),
+    ];
+    for (mistake, consequence) in expected {
+        let Some(ops) = notes(Some(mistake)) else { return };
+        let (made, failed) = run(&known, &ops, CUTS_WITH_MISTAKE, mistake != Mistake::NoBootCheck);
+        let seen = failed.first().unwrap_or_else(|| panic!("{mistake:?} was not seen in {made} cuts"));
+        assert!(seen.contains(consequence), "{mistake:?}: {seen}");
+        eprintln!("{mistake:?} was seen after {made} cuts: {seen}");
+    }
+}
