@@ -476,13 +476,11 @@ impl Output {
     }
 
     fn u32s(&mut self, numbers: &[u32]) -> &mut Self {
-        numbers.iter().for_each(|number| drop(self.u32(*number)));
-        self
+        numbers.iter().fold(self, |out, number| out.u32(*number))
     }
 
     fn u64s(&mut self, numbers: &[u64]) -> &mut Self {
-        numbers.iter().for_each(|number| drop(self.u64(*number)));
-        self
+        numbers.iter().fold(self, |out, number| out.u64(*number))
     }
 
     fn take(&mut self) -> Vec<u8> {
