@@ -197,7 +197,7 @@ impl Agent {
             records,
             providers,
             pullers,
-            backends: backend::all(&gc),
+            backends: backend::all(&gc, config.bind_strict),
             default_backend: chosen.default,
             isolators,
             launcher: launcher.clone(),

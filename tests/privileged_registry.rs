@@ -91,14 +91,23 @@ fn zstd_layers_really_are_zstd_in_the_registry() {
 }
 
 #[test]
-fn the_bind_backend_says_why_it_cannot_show_two_layers() {
+fn the_bind_backend_shows_many_layers_unless_it_is_strict() {
     need_root!();
     let room = Room::new("bind");
     three_layers().write_oci(&room.join("three"), "latest");
     let image = format!("oci:{}:latest", room.join("three").display());
-    room.keelblock(["--image_provisioner_backend=bind", "run", &image, "--", "true"])
-        .run()
-        .failed_naming(&["bind", "the image has 3"]);
+    let bind = "--image_provisioner_backend=bind";
+    let said = room.keelblock([bind, "provision", "--json", "--id", "three", &image]).run().ok().json();
+    let bound = tree(Path::new(said["rootfs"].as_str().unwrap()));
+    room.keelblock(["destroy", "three"]).run().ok();
+    let said = room.keelblock(["provision", "--json", "--id", "three", &image]).run().ok().json();
+    assert_same(&tree(Path::new(said["rootfs"].as_str().unwrap())), &bound);
+    room.keelblock(["destroy", "three"]).run().ok();
+    room.keelblock([bind, "--bind_strict", "run", &image, "--", "true"]).run().failed_naming(&[
+        "bind",
+        "the image has 3",
+        "--bind_strict",
+    ]);
     room.expect_no_leftovers();
 }
 
