@@ -18,7 +18,7 @@ from pathlib import Path
 
 from measure import run
 
-RECIPES = {"debian": 1, "node": 1, "sixty": 1, "big": 1, "twenty": 1, "five": 1}
+RECIPES = {"debian": 1, "node": 1, "sixty": 1, "big": 1, "twenty": 1, "five": 1, "numpy": 1}
 NAMES = list(RECIPES)
 
 # A web application's dependencies as of a day in January 2025. `--before` pins what these ask for in turn; optional
@@ -75,20 +75,21 @@ def made_once(path, make):
     return path
 
 
-def debian_tar(cache):
-    """A Debian as debootstrap makes it, about 10,000 entries."""
+def debian_tar(cache, name="debian-bookworm", packages=()):
+    """A Debian as debootstrap makes it, with these packages on top; about 10,000 entries without any."""
 
     def make(part):
-        root = cache / "debootstrap"
+        root = cache / f"debootstrap-{name}"
         shutil.rmtree(root, ignore_errors=True)
-        print("making a Debian with debootstrap, once", file=sys.stderr)
+        print(f"making {name} with debootstrap, once", file=sys.stderr)
         mirror = [m for m in [os.environ.get("DEBOOTSTRAP_MIRROR")] if m]
-        run("debootstrap", "bookworm", root, *mirror)
+        more = [f"--include={','.join(packages)}"] if packages else []
+        run("debootstrap", *more, "bookworm", root, *mirror)
         run("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--format=pax",
             "--pax-option=delete=atime,delete=ctime", "--sort=name", "-C", root, "-cf", part, ".")
         shutil.rmtree(root)
 
-    return made_once(cache / "debian-bookworm.tar", make)
+    return made_once(cache / f"{name}.tar", make)
 
 
 def node_tar(cache):
@@ -233,6 +234,11 @@ def five(source, directory):
     return tars
 
 
+def numpy(source, directory):
+    """A Debian with what `import numpy` reads: some hundred files of Python and libraries."""
+    return [source.numpy()]
+
+
 class Real:
     """Real files, in the sizes that are measured."""
 
@@ -243,6 +249,9 @@ class Real:
 
     def debian(self):
         return debian_tar(self.cache)
+
+    def numpy(self):
+        return debian_tar(self.cache, "debian-bookworm-numpy", ["python3-numpy"])
 
     def node(self):
         return node_tar(self.cache)
@@ -284,6 +293,9 @@ class Tiny:
                 self.words(layer, "usr/share", 300)
 
         return made_once(self.cache / "tiny-debian.tar", make)
+
+    def numpy(self):
+        return self.debian()
 
     def node(self):
         def make(part):
