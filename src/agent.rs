@@ -194,7 +194,7 @@ impl Agent {
             records,
             providers,
             pullers,
-            backends: backend::all(&gc),
+            backends: backend::all(&gc, config.bind_strict),
             default_backend: chosen.default,
             isolators,
             launcher: launcher.clone(),

@@ -23,6 +23,8 @@ pub struct Config {
     pub image_providers: Vec<String>,
     /// `None` = overlay where it works, else copy.
     pub backend: Option<BackendName>,
+    /// Whether the bind backend takes one layer only, as Mesos' does.
+    pub bind_strict: bool,
     /// Where docker images without a registry in their name come from, as typed.
     pub docker_registry: String,
     /// Layers and image records; `None` = `<work_dir>/store`.
@@ -207,6 +209,16 @@ pub const FLAGS: &[Flag] = &[
         heading: IMAGES,
         set: |config, text| {
             config.backend = Some(text.parse()?);
+            Ok(())
+        },
+    },
+    Flag {
+        name: "bind_strict",
+        value: "",
+        help: "Refuse more than one layer in the bind backend, as Mesos does; else they are stacked, read-only",
+        heading: IMAGES,
+        set: |config, text| {
+            config.bind_strict = boolean(text)?;
             Ok(())
         },
     },
@@ -421,6 +433,7 @@ impl Default for Config {
             work_dir: default_work_dir(),
             image_providers: vec!["docker".to_owned(), "oci".to_owned()],
             backend: None,
+            bind_strict: false,
             docker_registry: "https://registry-1.docker.io".to_owned(),
             docker_store_dir: None,
             docker_auth: None,

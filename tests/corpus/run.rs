@@ -224,8 +224,10 @@ impl Run<'_> {
                 None => Box::new(OverlayBackend::default()),
             },
             BackendName::Copy => Box::new(CopyBackend::default()),
-            BackendName::Bind if stack.len() > 1 => return "-".to_owned(),
-            BackendName::Bind => Box::new(BindBackend::default()),
+            BackendName::Bind => match self.no_overlay {
+                Some(why) if !is_one_tree(stack) => return format!("skipped ({why})"),
+                _ => Box::new(BindBackend::default()),
+            },
         };
         let problems = self.problems.len();
         let mut refused = false;
@@ -272,6 +274,11 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// Whether the bind backend can do without overlayfs.
+fn is_one_tree(stack: &[LayerDir]) -> bool {
+    stack.len() == 1 && !stack[0].whiteouts
 }
 
 fn names(dir: &Path) -> usize {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use keelblock::backend::{CopyBackend, OverlayBackend};
+use keelblock::backend::{BindBackend, CopyBackend, OverlayBackend};
 use keelblock_actors::error::chain;
 use keelblock_actors::image::digest::Digest;
 use keelblock_actors::ports::{Backend, LayerDir, Store};
@@ -197,7 +197,9 @@ fn compare(ground: &Ground, stack: &[(RandomLayer, bool)], counted: &std::cell::
         }
     }
     let mut differ = vec![];
-    for (id, backend) in [(1, &OverlayBackend::default() as &dyn Backend), (2, &CopyBackend::default())] {
+    let backends: [&dyn Backend; 3] =
+        [&OverlayBackend::default(), &CopyBackend::default(), &BindBackend::default()];
+    for (id, backend) in (1..).zip(backends) {
         let place = ground.place(id);
         let rootfs = backend.mount(&layers, &place, &Stop::default()).unwrap();
         let ours = tree::without_marks(tree::read(&rootfs.path));

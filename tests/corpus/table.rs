@@ -69,7 +69,7 @@ pub(crate) fn print(
     for note in notes {
         println!("note: {note}");
     }
-    println!("-: bind is for one layer; .: not tried with these rights");
+    println!(".: not tried with these rights");
     for rights in Rights::ALL {
         let of = |kind: &str| counts.get(&(rights as usize, kind.to_owned())).copied().unwrap_or_default();
         println!(
