@@ -31,7 +31,7 @@ use crate::puller::registry::{
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
-use crate::store::{DiskStore, Privileges};
+use crate::store::{DiskStore, Privileges, StoreSettings};
 
 /// Threads that move bytes between sockets and pulls. 2: one sleeps while the other decrypts.
 const IO_THREADS: usize = 2;
@@ -133,9 +133,12 @@ impl Agent {
         };
         let store = Arc::new(DiskStore::open_with(
             &store_dir,
-            limits.clone(),
-            privileges,
-            collector.clone(),
+            StoreSettings {
+                limits: limits.clone(),
+                privileges,
+                form: config.layer_form,
+                collector: collector.clone(),
+            },
             log.new(o!("actor" => "store")),
         )?);
         let records = Arc::new(DiskRecords::open_with(&config.work_dir, collector.clone())?);

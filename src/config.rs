@@ -12,7 +12,7 @@ use keelblock_actors::launch::CapabilitySet;
 use crate::limits::Limits;
 use crate::provider::manifest::Platform;
 use crate::records::layout;
-use crate::store::DiskStore;
+use crate::store::{DiskStore, LayerForm};
 
 /// Everything an agent is started with. `Config::default()` is what no flag at all means.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Config {
     pub docker_registry: String,
     /// Layers and image records; `None` = `<work_dir>/store`.
     pub docker_store_dir: Option<PathBuf>,
+    /// In which form layers are kept that come from now on.
+    pub layer_form: LayerForm,
     /// Credentials `USER:PASSWORD` for registries.
     pub docker_auth: Option<Secret>,
     /// More certificate authorities, PEM.
@@ -243,6 +245,21 @@ pub const FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        name: "layer_form",
+        value: "FORM",
+        help: "How layers are kept that come from now on: erofs (an image each, which is mounted), tree (a directory each), or auto: erofs for root where such images can be mounted, else tree [default: auto]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.layer_form = match text {
+                "auto" => LayerForm::Auto,
+                "erofs" => LayerForm::Erofs,
+                "tree" => LayerForm::Tree,
+                _ => return Err("use auto, erofs or tree".to_owned()),
+            };
+            Ok(())
+        },
+    },
+    Flag {
         name: "docker_auth",
         value: "USER:PASSWORD",
         help: "Credentials for registries that ask for some; file:///PATH reads them from a file",
@@ -436,6 +453,7 @@ impl Default for Config {
             bind_strict: false,
             docker_registry: "https://registry-1.docker.io".to_owned(),
             docker_store_dir: None,
+            layer_form: LayerForm::default(),
             docker_auth: None,
             registry_ca: None,
             docker_insecure_registries: Vec::new(),

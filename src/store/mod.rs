@@ -21,15 +21,18 @@ mod form;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod image;
 mod images;
 mod intake;
 mod job;
 mod layout;
+mod mountable;
 mod pin;
 mod pipeline;
 mod privileges;
 mod prune;
 mod recover;
+mod shown;
 mod stage;
 mod tar;
 mod tree;
@@ -47,17 +50,19 @@ use keelblock_actors::image::plan::LayerKey;
 use keelblock_actors::ports::{
     Claim, ImageRecord, InUse, Keep, LayerDir, LayerSize, Pruned, Store, StoredLayer,
 };
-use slog::Logger;
+use slog::{Logger, debug};
 
 pub use self::attributes::NotSet;
 pub use self::dirtimes::NOBODYS_ROOT;
 pub use self::flaw::EntryError;
-pub use self::form::{Form, LayerRecord};
+pub use self::form::{Form, LayerForm, LayerRecord};
+pub use self::image::ImageFile;
 pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
 
 use self::format::Format;
 use self::layout::Layout;
+use self::shown::Mounts;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
 use crate::gc::{Collector, Gc};
@@ -75,11 +80,35 @@ struct Inner {
     layout: Layout,
     /// Where layers and failed stages go.
     gc: Gc,
+    mounts: Arc<Mounts>,
+    form: LayerForm,
+    /// Whether images can be mounted here, once it was tried.
+    mountable: OnceLock<Option<Arc<io::Error>>>,
     limits: Limits,
     privileges: Privileges,
     log: Logger,
     /// Once there is a store.
     format: OnceLock<Format>,
+}
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// What layers and images may be at most.
+    pub limits: Limits,
+    /// What this process may do.
+    pub privileges: Privileges,
+    /// In which form layers are kept that come from now on.
+    pub form: LayerForm,
+    /// Who removes trees.
+    pub collector: Collector,
+}
+
+impl StoreSettings {
+    /// Those of a process that may do this, and by default.
+    pub fn new(limits: Limits, privileges: Privileges) -> Self {
+        Self { limits, privileges, form: LayerForm::default(), collector: Collector::at_once() }
+    }
 }
 
 impl DiskStore {
@@ -89,20 +118,15 @@ impl DiskStore {
     /// [`StoreError::Damaged`] for a store that cannot be understood, [`StoreError::Io`] for one that cannot be read,
     /// is of another version, or is root's when we are not.
     pub fn open(dir: &Path, limits: Limits, privileges: Privileges, log: Logger) -> Result<Self, StoreError> {
-        Self::open_with(dir, limits, privileges, Collector::at_once(), log)
+        Self::open_with(dir, StoreSettings::new(limits, privileges), log)
     }
 
-    /// As [`Self::open`], with somebody else to remove trees: see [`crate::gc`].
+    /// As [`Self::open`], with more to say.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_with(
-        dir: &Path,
-        limits: Limits,
-        privileges: Privileges,
-        collector: Collector,
-        log: Logger,
-    ) -> Result<Self, StoreError> {
+    pub fn open_with(dir: &Path, settings: StoreSettings, log: Logger) -> Result<Self, StoreError> {
+        let StoreSettings { limits, privileges, form, collector } = settings;
         let root = std::path::absolute(dir).map_err(|source| StoreError::Io {
             act: "find",
             path: dir.to_owned(),
@@ -114,7 +138,10 @@ impl DiskStore {
         if let Some(found) = format::read(&layout, privileges)? {
             let _ = format.set(found);
         }
-        Ok(Self { inner: Arc::new(Inner { layout, gc, limits, privileges, log, format }) })
+        let mounts = Arc::new(Mounts::new(layout.clone(), log.clone()));
+        let mountable = OnceLock::new();
+        let inner = Inner { layout, gc, mounts, form, mountable, limits, privileges, log, format };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Where trees on their way out lie in the store in `dir`.
@@ -139,6 +166,32 @@ impl Inner {
         }
         let format = format::read_or_make(&self.layout, self.privileges)?;
         Ok(*self.format.get_or_init(|| format))
+    }
+
+    /// The form of a layer that is about to come.
+    fn form_of_new(&self) -> Result<Form, StoreError> {
+        let choice = match self.form {
+            LayerForm::Tree => return Ok(Form::Tree),
+            // Where file systems of images cannot be mounted there is no need to try.
+            LayerForm::Auto if self.privileges.in_user_namespace => return Ok(Form::Tree),
+            choice => choice,
+        };
+        let refused = self.mountable.get_or_init(|| {
+            let refused = mountable::try_it(&self.layout).err();
+            if let Some(error) = &refused {
+                debug!(self.log, "images of layers cannot be mounted here"; "error" => %error);
+            }
+            refused.map(Arc::new)
+        });
+        match refused {
+            None => Ok(Form::Erofs),
+            Some(_) if choice == LayerForm::Auto => Ok(Form::Tree),
+            Some(error) => Err(StoreError::Io {
+                act: "mount images of layers (--layer_form=tree does without) from",
+                path: self.layout.root().to_owned(),
+                source: io::Error::new(error.kind(), Arc::clone(error)),
+            }),
+        }
     }
 
     /// Whether a layer is there: its directory comes whole, by rename.
@@ -184,6 +237,7 @@ impl Store for DiskStore {
         if let Some(layer) = self.find(key)? {
             return Ok(Claim::Here(layer));
         }
+        let form = self.inner.form_of_new()?;
         let path = self.inner.layout.staging();
         let stage = Stage::new(&self.inner.layout, &self.inner.gc).map_err(|source| StoreError::Io {
             act: "make a directory in",
@@ -191,12 +245,12 @@ impl Store for DiskStore {
             source,
         })?;
         let store = Arc::clone(&self.inner);
-        Ok(Claim::Mine(Box::new(DiskStaging { store, key: key.clone(), namespace, stage, claim })))
+        Ok(Claim::Mine(Box::new(DiskStaging { store, key: key.clone(), namespace, form, stage, claim })))
     }
 
     fn show(&self, layer: &StoredLayer) -> Result<LayerDir, StoreError> {
         let record = self.layer_record(layer)?;
-        Ok(record.show(&self.inner.layout, self.inner.format()?.whiteouts))
+        record.show(&self.inner.layout, &self.inner.mounts, self.inner.format()?.whiteouts)
     }
 
     fn pin(&self, layers: &[LayerKey]) -> Result<Box<dyn Send + Sync>, StoreError> {
@@ -229,10 +283,18 @@ impl Store for DiskStore {
         if format::read(&self.inner.layout, self.inner.privileges)?.is_none() {
             return Ok(Pruned { freed: true, ..Pruned::default() });
         }
-        prune::prune(&self.inner.layout, &self.inner.gc, keep, in_use, &self.inner.log)
+        let Inner { layout, gc, mounts, log, .. } = &*self.inner;
+        prune::prune(layout, gc, mounts, keep, in_use, log)
     }
 
     fn recover(&self) -> Result<(), StoreError> {
         recover::recover(&self.inner.layout, &self.inner.gc, &self.inner.log)
+    }
+
+    fn hide_idle(&self, in_use: InUse<'_>) -> Result<(), StoreError> {
+        self.inner.mounts.hide_idle(|| {
+            let in_use = in_use().map_err(StoreError::InUse)?;
+            Ok(in_use.into_iter().flat_map(|used| used.layers).collect())
+        })
     }
 }

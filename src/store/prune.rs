@@ -18,6 +18,7 @@ use slog::{Logger, debug, warn};
 use super::form::LayerRecord;
 use super::images::{self, names};
 use super::layout::Layout;
+use super::shown::Mounts;
 use super::{pin, removal};
 use crate::gc::Gc;
 use crate::sys::lock::LockKind;
@@ -26,6 +27,7 @@ use crate::sys::lock::LockKind;
 pub(super) fn prune(
     layout: &Layout,
     gc: &Gc,
+    mounts: &Mounts,
     keep: &Keep,
     in_use: InUse<'_>,
     log: &Logger,
@@ -43,6 +45,8 @@ pub(super) fn prune(
             // It goes all the same.
             Err(error) => debug!(log, "layer of unknown size pruned"; "layer" => %diff, "error" => %error),
         }
+        // Nobody uses it; who died with it left it mounted.
+        mounts.retire(&diff)?;
         let path = layout.layer(&diff);
         moved.extend(gc.move_away(&path).map_err(|source| StoreError::Io {
             act: "move away",
