@@ -266,10 +266,19 @@ class Real:
 class Tiny:
     """Enough that every part has something to do: a busybox and some hundred files of words."""
 
-    prefix = "tiny-"
+    prefix = "tiny-2-"
+    # What is run in containers.
+    APPLETS = ("cat", "find", "sh", "tar", "true")
 
     def __init__(self, cache):
         self.cache = cache
+
+    def tar(self, name, write):
+        def make(part):
+            with LayerWriter(part) as layer:
+                write(layer)
+
+        return made_once(self.cache / f"{self.prefix}{name}.tar", make)
 
     def words(self, layer, where, count):
         chance = random.Random(7)
@@ -277,32 +286,34 @@ class Tiny:
             words = chance.choices(["alpha", "beta", "gamma", "delta", str(chance.random())], k=400)
             layer.add(f"{where}/{n // 20}/file-{n}", 0o644, " ".join(words).encode())
 
-    def debian(self):
-        def make(part):
-            with LayerWriter(part) as layer:
-                layer.add("usr/bin/busybox", 0o755, Path(shutil.which("busybox")).read_bytes())
-                layer.add("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")
-                for name in ("proc", "sys", "dev", "tmp"):
-                    info = tarfile.TarInfo(name)
-                    info.type, info.mode = tarfile.DIRTYPE, 0o755
-                    layer.tar.addfile(info)
-                for name, target in (("bin", "usr/bin"), ("usr/bin/true", "busybox"), ("usr/bin/sh", "busybox")):
-                    info = tarfile.TarInfo(name)
-                    info.type, info.linkname = tarfile.SYMTYPE, target
-                    layer.tar.addfile(info)
-                self.words(layer, "usr/share", 300)
+    def system(self, layer):
+        layer.add("usr/bin/busybox", 0o755, Path(shutil.which("busybox")).read_bytes())
+        layer.add("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")
+        for name in ("proc", "sys", "dev", "tmp"):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            layer.tar.addfile(info)
+        for name, target in (("bin", "usr/bin"), *((f"usr/bin/{applet}", "busybox") for applet in self.APPLETS)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            layer.tar.addfile(info)
+        self.words(layer, "usr/share", 300)
 
-        return made_once(self.cache / "tiny-debian.tar", make)
+    def debian(self):
+        return self.tar("debian", self.system)
+
+    def numpy(self):
+        def write(layer):
+            self.system(layer)
+            layer.add("usr/bin/python3", 0o755, b"#!/bin/sh\nexec cat /usr/share/0/* >/dev/null\n")
+
+        return self.tar("numpy", write)
 
     def numpy(self):
         return self.debian()
 
     def node(self):
-        def make(part):
-            with LayerWriter(part) as layer:
-                self.words(layer, "app/node_modules", 500)
-
-        return made_once(self.cache / "tiny-node.tar", make)
+        return self.tar("node", lambda layer: self.words(layer, "app/node_modules", 500))
 
     def layers(self, count):
         return count // 5
