@@ -31,7 +31,7 @@ use crate::puller::registry::{
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
-use crate::store::{DiskStore, Privileges, Settler, StoreOptions};
+use crate::store::{DiskStore, Privileges, Settler, StoreSettings};
 
 /// Threads that move bytes between sockets and pulls. 2: one sleeps while the other decrypts.
 const IO_THREADS: usize = 2;
@@ -138,12 +138,16 @@ impl Agent {
             false => Settler::thread(log.new(o!("actor" => "settler"))),
         };
         let settler = settler.with_mode(config.sync);
-        let options = StoreOptions {
-            collector: collector.clone(),
-            settler: settler.clone(),
-            ..StoreOptions::new(limits.clone(), privileges, log.new(o!("actor" => "store")))
-        };
-        let store = Arc::new(DiskStore::open_as(&store_dir, options)?);
+        let store = Arc::new(DiskStore::open_with(
+            &store_dir,
+            StoreSettings {
+                form: config.layer_form,
+                collector: collector.clone(),
+                settler: settler.clone(),
+                ..StoreSettings::new(limits.clone(), privileges)
+            },
+            log.new(o!("actor" => "store")),
+        )?);
         let records = Arc::new(DiskRecords::open_with(&config.work_dir, collector.clone())?);
         let gc = Gc::new(layout::gc_dir(&config.work_dir), collector.clone());
 
@@ -200,7 +204,7 @@ impl Agent {
             records,
             providers,
             pullers,
-            backends: backend::all(&gc),
+            backends: backend::all(&gc, config.bind_strict),
             default_backend: chosen.default,
             isolators,
             launcher: launcher.clone(),

@@ -12,7 +12,7 @@ use keelblock_actors::launch::CapabilitySet;
 use crate::limits::Limits;
 use crate::provider::manifest::Platform;
 use crate::records::layout;
-use crate::store::{DiskStore, SyncMode};
+use crate::store::{DiskStore, LayerForm, SyncMode};
 
 /// Everything an agent is started with. `Config::default()` is what no flag at all means.
 #[derive(Clone, Debug)]
@@ -23,10 +23,14 @@ pub struct Config {
     pub image_providers: Vec<String>,
     /// `None` = overlay where it works, else copy.
     pub backend: Option<BackendName>,
+    /// Whether the bind backend takes one layer only, as Mesos' does.
+    pub bind_strict: bool,
     /// Where docker images without a registry in their name come from, as typed.
     pub docker_registry: String,
     /// Layers and image records; `None` = `<work_dir>/store`.
     pub docker_store_dir: Option<PathBuf>,
+    /// In which form layers are kept that come from now on.
+    pub layer_form: LayerForm,
     /// Credentials `USER:PASSWORD` for registries.
     pub docker_auth: Option<Secret>,
     /// More certificate authorities, PEM.
@@ -213,6 +217,16 @@ pub const FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        name: "bind_strict",
+        value: "",
+        help: "Refuse more than one layer in the bind backend, as Mesos does; else they are stacked, read-only",
+        heading: IMAGES,
+        set: |config, text| {
+            config.bind_strict = boolean(text)?;
+            Ok(())
+        },
+    },
+    Flag {
         name: "docker_registry",
         value: "PLACE",
         help: "Where docker images without a registry in their name come from: http(s)://HOST[:PORT], or a directory of `docker save` archives as /DIR or file:///DIR [default: https://registry-1.docker.io]",
@@ -242,6 +256,21 @@ pub const FLAGS: &[Flag] = &[
                 "background" => SyncMode::Background,
                 "full" => SyncMode::Full,
                 _ => return Err("use background or full".to_owned()),
+            };
+            Ok(())
+        },
+    },
+    Flag {
+        name: "layer_form",
+        value: "FORM",
+        help: "How layers are kept that come from now on: erofs (an image each, which is mounted), tree (a directory each), or auto: erofs for root where such images can be mounted, else tree [default: auto]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.layer_form = match text {
+                "auto" => LayerForm::Auto,
+                "erofs" => LayerForm::Erofs,
+                "tree" => LayerForm::Tree,
+                _ => return Err("use auto, erofs or tree".to_owned()),
             };
             Ok(())
         },
@@ -437,8 +466,10 @@ impl Default for Config {
             work_dir: default_work_dir(),
             image_providers: vec!["docker".to_owned(), "oci".to_owned()],
             backend: None,
+            bind_strict: false,
             docker_registry: "https://registry-1.docker.io".to_owned(),
             docker_store_dir: None,
+            layer_form: LayerForm::default(),
             docker_auth: None,
             registry_ca: None,
             docker_insecure_registries: Vec::new(),

@@ -381,9 +381,9 @@ pub enum MountError {
     /// An image without layers.
     #[error("no filesystem layers provided: the image has none")]
     NoLayers,
-    /// The bind backend and more than one layer.
+    /// The bind backend, told to be strict, and more than one layer.
     #[error(
-        "multiple layers are not supported by the bind backend: the image has {layers} layers; use --image_provisioner_backend=overlay or copy"
+        "multiple layers are not supported by the bind backend with --bind_strict: the image has {layers} layers; leave the flag out, or use --image_provisioner_backend=overlay or copy"
     )]
     ManyLayers {
         /// How many.

@@ -26,8 +26,9 @@ use crate::image::plan::{
 };
 use crate::launch::{LaunchContext, LaunchPlan};
 use crate::ports::{
-    Backend, Blob, Claim, ExecSpec, Found, ImageRecord, InUse, Isolator, Keep, Launched, Launcher, LayerDir,
-    LayerSize, Owner, Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store, StoredLayer,
+    Backend, Blob, Claim, ExecSpec, Found, Hold, ImageRecord, InUse, Isolator, Keep, Launched, Launcher,
+    LayerDir, LayerSize, Owner, Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store,
+    StoredLayer,
 };
 use crate::progress::{LayerEvent, Observer};
 use crate::stop::Stop;
@@ -62,6 +63,7 @@ pub enum Step {
     LayerSize,
     Prune,
     RecoverStore,
+    HideIdle,
     Adopt,
     Read,
     List,
@@ -129,6 +131,10 @@ struct Inner {
     pins: BTreeMap<u64, BTreeSet<DiffId>>,
     next_pin: u64,
     shown: usize,
+    /// Holds that were told to keep their layer shown.
+    kept: usize,
+    /// What was in use each time the store was to hide what is not.
+    hidden_but: Vec<BTreeSet<DiffId>>,
     hidden_by: BTreeSet<String>,
     directories: BTreeSet<ContainerId>,
     execs: HashMap<ContainerId, Vec<Arc<Process>>>,
@@ -323,6 +329,16 @@ impl World {
     /// What the observer heard of a layer, by its key as printed, in order.
     pub fn events(&self) -> Vec<(String, LayerEvent)> {
         self.lock().events.clone()
+    }
+
+    /// How many holds were told that their layer is to stay shown.
+    pub fn kept_layers(&self) -> usize {
+        self.lock().kept
+    }
+
+    /// What was in use, each time the store was told to hide what is not.
+    pub fn hidden_but(&self) -> Vec<BTreeSet<DiffId>> {
+        self.lock().hidden_but.clone()
     }
 
     /// Names of the threads on which shown layers were let go.
@@ -586,6 +602,12 @@ impl Drop for Pin {
 /// Keeps a layer shown.
 struct Shown(World);
 
+impl Hold for Shown {
+    fn keep(&self) {
+        self.0.lock().kept += 1;
+    }
+}
+
 impl Drop for Shown {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
@@ -727,6 +749,16 @@ impl Store for World {
         if self.come_by(Step::RecoverStore) {
             return Err(store_error(Step::RecoverStore));
         }
+        Ok(())
+    }
+
+    fn hide_idle(&self, in_use: InUse<'_>) -> Result<(), StoreError> {
+        if self.come_by(Step::HideIdle) {
+            return Err(store_error(Step::HideIdle));
+        }
+        let in_use = in_use().map_err(StoreError::InUse)?;
+        let used = in_use.iter().flat_map(|record| record.layers.iter().cloned()).collect();
+        self.lock().hidden_but.push(used);
         Ok(())
     }
 }

@@ -479,6 +479,7 @@ fn a_warm_image_is_provisioned_without_asking_its_source() {
     runtime().block_on(async {
         engine.provision(id("a"), request("app:4")).await.unwrap();
         let again = engine.provision(id("b"), request("docker.io/library/app:4")).await.unwrap();
+        assert_eq!(world.kept_layers(), 8, "what stays when this process ends stays shown");
         assert_eq!((again.image.layers_reused, again.image.layers_fetched), (4, 0));
         assert_eq!(world.count(Step::Resolve), 1);
         let fresh = ImageRequest { cached: false, ..request("app:4") };
@@ -523,6 +524,7 @@ fn recovery_takes_down_what_dead_processes_left_and_nothing_else() {
     let engine = world.engine(limits());
     runtime().block_on(async {
         let taken: HashSet<_> = engine.recover().await.unwrap().into_iter().collect();
+        assert_eq!(world.hidden_but().len(), 1, "once, after all were taken down");
         assert_eq!(taken, HashSet::from([id("died"), id("rebooted")]));
         let left: Vec<_> = engine.list().await.unwrap().into_iter().map(|found| found.id).collect();
         assert_eq!(left, [id("stays"), id("theirs")]);

@@ -13,7 +13,7 @@ use slog::{Logger, debug};
 use super::{CliError, args};
 use crate::config::Config;
 use crate::gc::{self, Collector, Swept};
-use crate::store::{DiskStore, Privileges, StoreOptions};
+use crate::store::{DiskStore, Privileges, StoreSettings};
 use crate::sys::{detach, priority};
 
 /// Starts the process, if it has anything to do. Not being able to is no failure of the command: the next one tries.
@@ -62,10 +62,12 @@ pub(super) fn collect(config: &Config) -> Result<u8, CliError> {
 /// Writes layers to disk. What fails stays marked in the store, where the next command finds it.
 fn settle(config: &Config) {
     let Ok(privileges) = Privileges::detect() else { return };
-    let options =
-        StoreOptions::new(config.limits.clone(), privileges, Logger::root(slog::Discard, slog::o!()));
-    let options = StoreOptions { collector: Collector::later(), ..options };
-    let _ = DiskStore::open_as(&config.store_dir(), options).and_then(|store| store.settle());
+    let settings = StoreSettings {
+        collector: Collector::later(),
+        ..StoreSettings::new(config.limits.clone(), privileges)
+    };
+    let log = Logger::root(slog::Discard, slog::o!());
+    let _ = DiskStore::open_with(&config.store_dir(), settings, log).and_then(|store| store.settle());
 }
 
 /// Removes all of it now.

@@ -24,11 +24,13 @@ mod form;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod image;
 mod images;
 mod intake;
 mod job;
 mod journal;
 mod layout;
+mod mountable;
 mod pin;
 mod pipeline;
 mod privileges;
@@ -36,6 +38,7 @@ mod prune;
 mod recover;
 mod settle;
 mod settler;
+mod shown;
 mod stage;
 mod tar;
 mod tree;
@@ -55,13 +58,14 @@ use keelblock_actors::image::plan::LayerKey;
 use keelblock_actors::ports::{
     Claim, ImageRecord, InUse, Keep, LayerDir, LayerSize, Pruned, Store, StoredLayer,
 };
-use slog::{Logger, warn};
+use slog::{Logger, debug, warn};
 
 pub use self::attributes::NotSet;
 pub use self::dirtimes::NOBODYS_ROOT;
 pub use self::disk::{Barrier, Disk, RealDisk};
 pub use self::flaw::EntryError;
-pub use self::form::{Form, LayerRecord};
+pub use self::form::{Form, LayerForm, LayerRecord};
+pub use self::image::ImageFile;
 pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
 pub use self::settle::Settled;
@@ -71,6 +75,7 @@ pub use self::writeback::WriteBack;
 use self::format::Format;
 use self::journal::Journal;
 use self::layout::Layout;
+use self::shown::Mounts;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
 use crate::gc::{Collector, Gc};
@@ -89,6 +94,10 @@ struct Inner {
     layout: Layout,
     /// Where layers and failed stages go.
     gc: Gc,
+    mounts: Arc<Mounts>,
+    form: LayerForm,
+    /// Whether images can be mounted here, once it was tried.
+    mountable: OnceLock<Option<Arc<io::Error>>>,
     limits: Limits,
     privileges: Privileges,
     disk: Arc<dyn Disk>,
@@ -100,14 +109,16 @@ struct Inner {
     format: OnceLock<Format>,
 }
 
-/// How a store is opened.
+/// What a store is opened with.
 #[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// See [`Limits`].
+pub struct StoreSettings {
+    /// What layers and images may be at most.
     pub limits: Limits,
     /// What this process may do.
     pub privileges: Privileges,
-    /// Who removes trees: see [`crate::gc`].
+    /// In which form layers are kept that come from now on.
+    pub form: LayerForm,
+    /// Who removes trees.
     pub collector: Collector,
     /// Who writes layers to disk.
     pub settler: Settler,
@@ -115,21 +126,19 @@ pub struct StoreOptions {
     pub disk: Arc<dyn Disk>,
     /// In which boot this is; `None` = the kernel is asked.
     pub boot: Option<String>,
-    /// Where lines go.
-    pub log: Logger,
 }
 
-impl StoreOptions {
-    /// Trees are removed at once, layers settled later.
-    pub fn new(limits: Limits, privileges: Privileges, log: Logger) -> Self {
+impl StoreSettings {
+    /// Those of a process that may do this, and by default.
+    pub fn new(limits: Limits, privileges: Privileges) -> Self {
         Self {
             limits,
             privileges,
+            form: LayerForm::default(),
             collector: Collector::at_once(),
             settler: Settler::later(),
             disk: Arc::new(RealDisk),
             boot: None,
-            log,
         }
     }
 }
@@ -141,15 +150,15 @@ impl DiskStore {
     /// [`StoreError::Damaged`] for a store that cannot be understood, [`StoreError::Io`] for one that cannot be read,
     /// is of another version, or is root's when we are not.
     pub fn open(dir: &Path, limits: Limits, privileges: Privileges, log: Logger) -> Result<Self, StoreError> {
-        Self::open_as(dir, StoreOptions::new(limits, privileges, log))
+        Self::open_with(dir, StoreSettings::new(limits, privileges), log)
     }
 
-    /// As [`Self::open`], with others to do what nobody waits for.
+    /// As [`Self::open`], with more to say.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_as(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { limits, privileges, collector, settler, disk, boot, log } = options;
+    pub fn open_with(dir: &Path, settings: StoreSettings, log: Logger) -> Result<Self, StoreError> {
+        let StoreSettings { limits, privileges, form, collector, settler, disk, boot } = settings;
         let root = std::path::absolute(dir).map_err(|source| StoreError::Io {
             act: "find",
             path: dir.to_owned(),
@@ -172,7 +181,22 @@ impl DiskStore {
             let _ = format.set(found);
         }
         boot::check(&layout, &gc, &boot, &log)?;
-        let inner = Inner { layout, gc, limits, privileges, disk, settler, boot, log, format };
+        let mounts = Arc::new(Mounts::new(layout.clone(), log.clone()));
+        let mountable = OnceLock::new();
+        let inner = Inner {
+            layout,
+            gc,
+            mounts,
+            form,
+            mountable,
+            limits,
+            privileges,
+            disk,
+            settler,
+            boot,
+            log,
+            format,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -245,6 +269,32 @@ impl Inner {
         Ok(())
     }
 
+    /// The form of a layer that is about to come into a staging directory.
+    fn form_of_new(&self, stage: &Stage) -> Result<Form, StoreError> {
+        let choice = match self.form {
+            LayerForm::Tree => return Ok(Form::Tree),
+            // Where file systems of images cannot be mounted there is no need to try.
+            LayerForm::Auto if self.privileges.in_user_namespace => return Ok(Form::Tree),
+            choice => choice,
+        };
+        let refused = self.mountable.get_or_init(|| {
+            let refused = mountable::try_it(stage).err();
+            if let Some(error) = &refused {
+                debug!(self.log, "images of layers cannot be mounted here"; "error" => %error);
+            }
+            refused.map(Arc::new)
+        });
+        match refused {
+            None => Ok(Form::Erofs),
+            Some(_) if choice == LayerForm::Auto => Ok(Form::Tree),
+            Some(error) => Err(StoreError::Io {
+                act: "mount images of layers (--layer_form=tree does without) from",
+                path: self.layout.root().to_owned(),
+                source: io::Error::new(error.kind(), Arc::clone(error)),
+            }),
+        }
+    }
+
     /// Whether a layer is there: its directory comes whole, by rename.
     fn has(&self, diff: &DiffId) -> Result<bool, StoreError> {
         let path = self.layout.layer_record(diff);
@@ -294,13 +344,14 @@ impl Store for DiskStore {
             path,
             source,
         })?;
+        let form = self.inner.form_of_new(&stage)?;
         let store = Arc::clone(&self.inner);
-        Ok(Claim::Mine(Box::new(DiskStaging { store, key: key.clone(), namespace, stage, claim })))
+        Ok(Claim::Mine(Box::new(DiskStaging { store, key: key.clone(), namespace, form, stage, claim })))
     }
 
     fn show(&self, layer: &StoredLayer) -> Result<LayerDir, StoreError> {
         let record = self.layer_record(layer)?;
-        Ok(record.show(&self.inner.layout, self.inner.format()?.whiteouts))
+        record.show(&self.inner.layout, &self.inner.mounts, self.inner.format()?.whiteouts)
     }
 
     fn pin(&self, layers: &[LayerKey]) -> Result<Box<dyn Send + Sync>, StoreError> {
@@ -342,7 +393,8 @@ impl Store for DiskStore {
         if format::read(&self.inner.layout, self.inner.privileges)?.is_none() {
             return Ok(Pruned { freed: true, ..Pruned::default() });
         }
-        prune::prune(&self.inner.layout, &*self.inner.disk, &self.inner.gc, keep, in_use, &self.inner.log)
+        let Inner { layout, gc, mounts, disk, log, .. } = &*self.inner;
+        prune::prune(layout, &**disk, gc, mounts, keep, in_use, log)
     }
 
     fn recover(&self) -> Result<(), StoreError> {
@@ -355,5 +407,12 @@ impl Store for DiskStore {
             self.inner.settler.nudge(&self.inner);
         }
         recover::recover(&self.inner.layout, &self.inner.gc, &self.inner.log)
+    }
+
+    fn hide_idle(&self, in_use: InUse<'_>) -> Result<(), StoreError> {
+        self.inner.mounts.hide_idle(|| {
+            let in_use = in_use().map_err(StoreError::InUse)?;
+            Ok(in_use.into_iter().flat_map(|used| used.layers).collect())
+        })
     }
 }

@@ -20,6 +20,7 @@ use super::form::{Form, LayerRecord};
 use super::images::{self, names};
 use super::journal::Journal;
 use super::layout::{ALGORITHMS, Layout};
+use super::shown::Mounts;
 use super::unsettled::Mark;
 use super::{pin, removal};
 use crate::gc::Gc;
@@ -30,6 +31,7 @@ pub(super) fn prune(
     layout: &Layout,
     disk: &dyn Disk,
     gc: &Gc,
+    mounts: &Mounts,
     keep: &Keep,
     in_use: InUse<'_>,
     log: &Logger,
@@ -48,6 +50,10 @@ pub(super) fn prune(
         }
     }
     pruned.bytes = records.iter().map(|record| record.bytes).sum();
+    for diff in &unused {
+        // Nobody uses it; who died with it left it mounted.
+        mounts.retire(diff)?;
+    }
     forget(layout, disk, &records)?;
     let mut moved = Vec::new();
     for diff in unused {

@@ -18,12 +18,13 @@ use super::attributes::{Attributes, NotSet};
 use super::entry::{Applied, Applier};
 use super::flaw::Flaw;
 use super::form::{Form, LayerRecord};
+use super::image::{ImageApplier, ImageFile, Watch};
 use super::intake::Intake;
 use super::job;
-use super::layout::TREE;
+use super::layout::{IMAGE, SUMS, TREE};
 use super::pipeline::{Stages, Threads, join, start};
 use super::stage::Stage;
-use super::tar::{Bounds, Reader, Source};
+use super::tar::{Bounds, Member, Reader, Source};
 use super::whiteout::Namespace;
 use crate::sys::lock::NamedLock;
 
@@ -36,6 +37,7 @@ pub(super) struct DiskStaging {
     pub(super) store: std::sync::Arc<Inner>,
     pub(super) key: LayerKey,
     pub(super) namespace: Namespace,
+    pub(super) form: Form,
     pub(super) stage: Stage,
     /// Given back after the stage is gone or committed.
     pub(super) claim: NamedLock,
@@ -50,9 +52,9 @@ impl Staging for DiskStaging {
     ) -> Result<StoredLayer, UnpackError> {
         let began = Instant::now();
         // In this order, so that on an error the stage goes before the claim.
-        let Self { store, key, namespace, claim, stage } = *self;
+        let Self { store, key, namespace, form, claim, stage } = *self;
         let declared = declared_digest(&key, layer)?;
-        let job = Job { store: &store, key: &key, layer, namespace, stage: &stage, declared, stop };
+        let job = Job { store: &store, key: &key, layer, namespace, form, stage: &stage, declared, stop };
         let mut record = job.run(blob)?;
         let stored = super::commit::commit(&store, &key, stage, &mut record)?;
         drop(claim);
@@ -89,6 +91,7 @@ struct Job<'a> {
     key: &'a LayerKey,
     layer: &'a LayerSpec,
     namespace: Namespace,
+    form: Form,
     stage: &'a Stage,
     declared: Option<Digest>,
     stop: &'a Stop,
@@ -106,7 +109,10 @@ impl Job<'_> {
         let mut intake = Intake::new(blob, size, declared, limits.layer_bytes_max, self.stop);
         let stages = Stages { blob: &self.layer.blob, limits, stop: self.stop };
         let ran = stages
-            .run(&mut intake, hasher, |tar, threads| self.apply(tar, threads))
+            .run(&mut intake, hasher, |tar, threads| match self.form {
+                Form::Tree => Ok((self.apply(tar, threads)?, None)),
+                Form::Erofs => self.make_image(tar).map(|(applied, image)| (applied, Some(image))),
+            })
             .map_err(|flaw| self.diagnosed(flaw, &mut intake))?;
         self.verify_blob(&mut intake)?;
         let diff_id = DiffId(ran.digest);
@@ -115,9 +121,9 @@ impl Job<'_> {
         {
             return Err(UnpackError::WrongDiffId { layer: self.key.clone(), actual: diff_id });
         }
-        let applied = ran.made;
+        let (applied, image) = ran.made;
         Ok(LayerRecord {
-            form: Form::Tree,
+            form: self.form,
             diff_id,
             bytes: applied.bytes,
             entries: applied.entries,
@@ -128,6 +134,7 @@ impl Job<'_> {
             whiteouts: applied.whiteouts,
             commit: String::new(),
             not_set: applied.not_set,
+            image,
         })
     }
 
@@ -160,8 +167,29 @@ impl Job<'_> {
         }
     }
 
+    /// Makes an image of the tar.
+    fn make_image(&self, tar: &mut dyn Source) -> Result<(Applied, ImageFile), Flaw> {
+        let (at, sums) = (self.stage.path().join(IMAGE), self.stage.path().join(SUMS));
+        let applier =
+            ImageApplier::new(at.clone(), sums, self.namespace, &self.store.limits, Box::new(Unwatched));
+        let mut applier = applier.map_err(|source| Flaw::Write { path: at, source })?;
+        self.read_all(tar, |member, reader| applier.apply(member, reader))?;
+        applier.finish()
+    }
+
     /// Applies all entries and reads the tar to its end; lets the helper go.
     fn apply_all(&self, tar: &mut dyn Source, mut applier: Applier) -> Result<Applier, Flaw> {
+        self.read_all(tar, |member, reader| applier.apply(member, reader))?;
+        applier.dismiss_helper()?;
+        Ok(applier)
+    }
+
+    /// Gives all entries to `apply` and reads the tar to its end.
+    fn read_all<'t>(
+        &self,
+        tar: &'t mut dyn Source,
+        mut apply: impl FnMut(Member, &mut Reader<&'t mut dyn Source>) -> Result<(), Flaw>,
+    ) -> Result<(), Flaw> {
         let limits = &self.store.limits;
         let bounds = Bounds {
             entries_max: limits.layer_entries_max,
@@ -174,11 +202,10 @@ impl Job<'_> {
             if self.stop.is_raised() {
                 return Err(Flaw::Stopped);
             }
-            applier.apply(member, &mut reader)?;
+            apply(member, &mut reader)?;
         }
         reader.finish()?;
-        applier.dismiss_helper()?;
-        Ok(applier)
+        Ok(())
     }
 
     /// Whether the blob, read to its end, has the digest it should.
@@ -203,6 +230,15 @@ impl Job<'_> {
             Ok(()) if intake.ended() => self.verify_blob(intake).err().unwrap_or_else(|| flaw.of(self.key)),
             _ => flaw.of(self.key),
         }
+    }
+}
+
+/// Nobody wants to know how far an image is.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn written(&mut self, _: &std::fs::File, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
     }
 }
 

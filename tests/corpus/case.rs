@@ -105,11 +105,14 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn expected(&self, rights: Rights) -> &Expected {
-        self.otherwise.iter().find(|(of, _)| *of == rights).map_or(&self.expected, |(_, expected)| expected)
+        self.otherwise
+            .iter()
+            .find(|(of, _)| *of == rights.of_case())
+            .map_or(&self.expected, |(_, expected)| expected)
     }
 
     pub(crate) fn not_set(&self, rights: Rights) -> &'static str {
-        self.not_set[rights as usize]
+        self.not_set[rights.of_case() as usize]
     }
 
     pub(crate) fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {

@@ -285,6 +285,7 @@ pub(crate) fn differences(left: &Tree, right: &Tree) -> Vec<String> {
 
 /// What is not as the text says.
 pub(crate) fn unlike(tree: &Tree, expected: &str, rights: Rights) -> Vec<String> {
+    let rights = rights.of_case();
     let mut wrong = vec![];
     let mut listed: BTreeSet<Vec<u8>> = BTreeSet::new();
     for line in expected.split(['\n', '|']).map(str::trim).filter(|line| !line.is_empty()) {

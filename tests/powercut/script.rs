@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keelblock::limits::Limits;
-use keelblock::store::{Barrier, Disk, DiskStore, Privileges, RealDisk, Settler, StoreOptions, SyncMode};
+use keelblock::store::{Barrier, Disk, DiskStore, Privileges, LayerForm, RealDisk, Settler, StoreSettings, SyncMode};
 use keelblock_actors::image::digest::{DiffId, Digest};
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{Compression, ImageIdentity, ImagePlan, LayerKey, LayerSpec, RuntimeConfig};
@@ -125,29 +125,30 @@ impl Disk for Noting {
 }
 
 /// A store as the script opens it.
-pub(crate) fn options(boot: &str) -> StoreOptions {
-    let options = StoreOptions::new(Limits::default(), Privileges::detect().unwrap(), quiet());
-    StoreOptions { boot: Some(boot.to_owned()), ..options }
+pub(crate) fn settings(boot: &str, form: LayerForm) -> StoreSettings {
+    let settings = StoreSettings::new(Limits::default(), Privileges::detect().unwrap());
+    StoreSettings { boot: Some(boot.to_owned()), form, ..settings }
 }
 
 /// Does it all.
 pub(crate) struct Script {
     recorder: Recorder<Told>,
+    form: LayerForm,
     mistake: Option<Mistake>,
     pruning: Arc<AtomicBool>,
 }
 
 impl Script {
-    pub(crate) fn new(recorder: Recorder<Told>, mistake: Option<Mistake>) -> Self {
-        Self { recorder, mistake, pruning: Arc::default() }
+    pub(crate) fn new(recorder: Recorder<Told>, form: LayerForm, mistake: Option<Mistake>) -> Self {
+        Self { recorder, form, mistake, pruning: Arc::default() }
     }
 
     fn open(&self, top: &Path, boot: &'static str, mode: SyncMode) -> DiskStore {
         let (recorder, mistake, pruning) = (self.recorder.clone(), self.mistake, self.pruning.clone());
         let disk = Arc::new(Noting { recorder, mistake, pruning });
         self.recorder.push(Op::Told(Told::Boot(boot)));
-        let options = StoreOptions { disk, settler: Settler::later().with_mode(mode), ..options(boot) };
-        DiskStore::open_as(&top.join(STORE), options).unwrap()
+        let settings = StoreSettings { disk, settler: Settler::later().with_mode(mode), ..settings(boot, self.form) };
+        DiskStore::open_with(&top.join(STORE), settings, quiet()).unwrap()
     }
 
     fn put(&self, store: &DiskStore, layer: &Layer) {
