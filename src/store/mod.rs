@@ -21,10 +21,12 @@ mod form;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod image;
 mod images;
 mod intake;
 mod job;
 mod layout;
+mod meaning;
 mod pin;
 mod pipeline;
 mod privileges;
