@@ -21,7 +21,7 @@ mod form;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-mod image;
+pub(crate) mod image;
 mod images;
 mod intake;
 mod job;
@@ -55,6 +55,7 @@ pub use self::attributes::NotSet;
 pub use self::dirtimes::NOBODYS_ROOT;
 pub use self::flaw::EntryError;
 pub use self::form::{Form, LayerRecord};
+pub use self::image::ImageFile;
 pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
 

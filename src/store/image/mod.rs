@@ -6,10 +6,10 @@
 //! tar makes the same image.
 
 mod acl;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod inode;
 mod rules;
-#[cfg(test)]
-mod tests;
 mod walk;
 
 use std::collections::HashMap;
