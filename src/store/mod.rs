@@ -24,12 +24,13 @@ mod form;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-mod image;
+pub(crate) mod image;
 mod images;
 mod intake;
 mod job;
 mod journal;
 mod layout;
+mod meaning;
 mod mountable;
 mod pin;
 mod pipeline;
