@@ -71,7 +71,6 @@ pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
 pub use self::settle::Settled;
 pub use self::settler::{Settler, SyncMode};
-pub use self::writeback::WriteBack;
 
 use self::format::Format;
 use self::journal::Journal;

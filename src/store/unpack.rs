@@ -26,7 +26,7 @@ use super::pipeline::{Stages, Threads, join, start};
 use super::stage::Stage;
 use super::tar::{Bounds, Member, Reader, Source};
 use super::whiteout::Namespace;
-use crate::erofs::NoWatch;
+use super::writeback::WriteBack;
 use crate::sys::lock::NamedLock;
 
 /// Bytes of a bad blob that are still read to learn whether its digest is wrong, which says more than what the
@@ -172,7 +172,7 @@ impl Job<'_> {
     fn make_image(&self, tar: &mut dyn Source) -> Result<(Applied, ImageFile), Flaw> {
         let (at, sums) = (self.stage.path().join(IMAGE), self.stage.path().join(SUMS));
         let applier =
-            ImageApplier::new(at.clone(), sums, self.namespace, &self.store.limits, Box::new(NoWatch));
+            ImageApplier::new(at.clone(), sums, self.namespace, &self.store.limits, Box::new(WriteBack::default()));
         let mut applier = applier.map_err(|source| Flaw::Write { path: at, source })?;
         self.read_all(tar, |member, reader| applier.apply(member, reader))?;
         applier.finish()

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use crate::erofs::Watch;
 use crate::sys::{priority, sync};
 
 /// Bytes that are asked for at once. 8 MiB: large enough for a disk to write in one go, small enough that little is left
@@ -19,7 +20,7 @@ type Range = (u64, u64);
 
 /// Watches one file being written from its beginning to its end. Dropping it ends its thread after the request under way.
 #[derive(Debug, Default)]
-pub struct WriteBack {
+pub(super) struct WriteBack {
     /// Asked for so far.
     asked: u64,
     state: State,
@@ -35,12 +36,9 @@ enum State {
     Off,
 }
 
-impl WriteBack {
-    /// Told that all before `end` is written, and will not be written again, save for a little at the very end.
-    ///
-    /// # Errors
-    /// None so far: this is a hint, and who cannot give it loses only time.
-    pub fn written(&mut self, file: &File, end: u64, _more: u64) -> io::Result<()> {
+impl Watch for WriteBack {
+    /// Fails nobody: this is a hint, and who cannot give it loses only time.
+    fn written(&mut self, file: &File, end: u64, _more: u64) -> io::Result<()> {
         if end.saturating_sub(self.asked) < STEP_BYTES {
             return Ok(());
         }
