@@ -29,12 +29,7 @@ use crate::gc::Gc;
 use crate::sys::lock::{self, LockKind};
 
 /// Looks at a store in this boot, unless that was done. Does nothing where there is none yet.
-pub(super) fn check(
-    layout: &Layout,
-    gc: &Gc,
-    boot: &str,
-    log: &Logger,
-) -> Result<(), StoreError> {
+pub(super) fn check(layout: &Layout, gc: &Gc, boot: &str, log: &Logger) -> Result<(), StoreError> {
     let something = || DIRECTORIES.iter().any(|name| layout.root().join(name).exists());
     if was_checked(layout, boot)? || !something() {
         return Ok(());
@@ -43,12 +38,7 @@ pub(super) fn check(
 }
 
 /// As [`check`], for a store that is being made.
-pub(super) fn check_now(
-    layout: &Layout,
-    gc: &Gc,
-    boot: &str,
-    log: &Logger,
-) -> Result<(), StoreError> {
+pub(super) fn check_now(layout: &Layout, gc: &Gc, boot: &str, log: &Logger) -> Result<(), StoreError> {
     let store = pin::lock_store(layout, LockKind::Exclusive)?;
     if was_checked(layout, boot)? {
         return Ok(());
@@ -157,8 +147,11 @@ impl Check<'_> {
     fn images(&mut self) -> Result<(), StoreError> {
         for name in names(&self.layout.images())? {
             let path = self.layout.images().join(name);
-            let read = std::fs::read(&path)
-                .map_err(|source| StoreError::Io { act: "read", path: path.clone(), source })?;
+            let read = std::fs::read(&path).map_err(|source| StoreError::Io {
+                act: "read",
+                path: path.clone(),
+                source,
+            })?;
             let stays = serde_json::from_slice(&read).is_ok_and(|record: ImageRecord| {
                 self.layout.image(&record.plan.identity.name).file_name() == path.file_name()
             });

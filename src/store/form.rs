@@ -119,9 +119,7 @@ impl LayerRecord {
                         .is_ok_and(|found| found.is_file() && found.len() == bytes)
                 };
                 let sums_bytes = |image: &ImageFile| image.bytes.div_ceil(SUMMED_BYTES) * SUM_BYTES;
-                self.image
-                    .as_ref()
-                    .is_some_and(|image| is(IMAGE, image.bytes) && is(SUMS, sums_bytes(image)))
+                self.image.as_ref().is_some_and(|image| is(IMAGE, image.bytes) && is(SUMS, sums_bytes(image)))
             }
         }
     }

@@ -109,13 +109,8 @@ impl Journal {
 }
 
 fn append(path: &std::path::Path, disk: &dyn Disk, text: &str) -> io::Result<()> {
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     let end = file.seek(SeekFrom::End(0))?;
     // A line that a dead process, or a power cut, left unfinished must not swallow ours.
     let mut last = [b'\n'];

@@ -216,7 +216,8 @@ impl DiskStore {
         if marks.iter().all(|mark| mark.failed) {
             return false;
         }
-        let free = lock::open_lock_file(&layout.settling()).and_then(|file| lock::try_lock(&file, LockKind::Shared));
+        let free =
+            lock::open_lock_file(&layout.settling()).and_then(|file| lock::try_lock(&file, LockKind::Shared));
         // Not ours to write: then there is nothing to do about it.
         free.unwrap_or(false)
     }

@@ -76,11 +76,7 @@ pub(super) fn prune(
 ///
 /// Of a layer that lacks a file that is seen by itself ([`LayerRecord::has_its_files`]); only of a tree nobody could tell,
 /// so only for trees there is a wait.
-pub(super) fn forget(
-    layout: &Layout,
-    disk: &dyn Disk,
-    records: &[LayerRecord],
-) -> Result<(), StoreError> {
+pub(super) fn forget(layout: &Layout, disk: &dyn Disk, records: &[LayerRecord]) -> Result<(), StoreError> {
     for record in records {
         Mark::of(&record.diff_id, &record.commit).remove(layout);
     }

@@ -28,11 +28,7 @@ pub(super) fn recover(layout: &Layout, gc: &Gc, log: &Logger) -> Result<(), Stor
 }
 
 /// Staging that is nobody's; where it is now is added to `moved`.
-pub(super) fn move_stages_away(
-    layout: &Layout,
-    gc: &Gc,
-    moved: &mut Vec<PathBuf>,
-) -> Result<(), StoreError> {
+pub(super) fn move_stages_away(layout: &Layout, gc: &Gc, moved: &mut Vec<PathBuf>) -> Result<(), StoreError> {
     for name in names(&layout.staging())? {
         let path = layout.staging().join(name);
         let failed = |act, source| StoreError::Io { act, path: path.clone(), source };

@@ -151,8 +151,8 @@ impl Pass<'_> {
         }
         if sound.iter().any(|layer| layer.is_tree) {
             // One for all trees: file by file it would take longer than to unpack them.
-            if let Err(error) = open_dir(self.layout.root())
-                .and_then(|root| self.disk.sync(Barrier::Filesystem, &root))
+            if let Err(error) =
+                open_dir(self.layout.root()).and_then(|root| self.disk.sync(Barrier::Filesystem, &root))
             {
                 let (trees, others) = sound.into_iter().partition(|layer| layer.is_tree);
                 sound = others;
@@ -294,7 +294,8 @@ fn first(layout: &Layout, disk: &dyn Disk) -> Result<(), StoreError> {
 
 /// Image records and blob indexes that were written since the journal was, as far as clocks can say.
 fn younger_records(layout: &Layout) -> Result<Vec<PathBuf>, StoreError> {
-    let since = std::fs::metadata(layout.journal()).map_or(i64::MIN, |journal| journal.mtime() - CLOCK_SLACK_S);
+    let since =
+        std::fs::metadata(layout.journal()).map_or(i64::MIN, |journal| journal.mtime() - CLOCK_SLACK_S);
     let mut younger = Vec::new();
     for dir in [layout.images(), layout.blobs("sha256"), layout.blobs("sha512")] {
         for name in names(&dir)? {

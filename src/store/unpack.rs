@@ -171,8 +171,13 @@ impl Job<'_> {
     /// Makes an image of the tar.
     fn make_image(&self, tar: &mut dyn Source) -> Result<(Applied, ImageFile), Flaw> {
         let (at, sums) = (self.stage.path().join(IMAGE), self.stage.path().join(SUMS));
-        let applier =
-            ImageApplier::new(at.clone(), sums, self.namespace, &self.store.limits, Box::new(WriteBack::default()));
+        let applier = ImageApplier::new(
+            at.clone(),
+            sums,
+            self.namespace,
+            &self.store.limits,
+            Box::new(WriteBack::default()),
+        );
         let mut applier = applier.map_err(|source| Flaw::Write { path: at, source })?;
         self.read_all(tar, |member, reader| applier.apply(member, reader))?;
         applier.finish()

@@ -35,7 +35,8 @@ impl Mounted {
             device.as_raw_fd()
         );
         mount(Some("powercut"), at, Some("fuse"), MsFlags::empty(), Some(options.as_str()))?;
-        let mut tree = Tree { inodes: HashMap::new(), next: ROOT, lists: HashMap::new(), lists_made: 0, recorder };
+        let mut tree =
+            Tree { inodes: HashMap::new(), next: ROOT, lists: HashMap::new(), lists_made: 0, recorder };
         tree.make(Kind::Directory, 0o755, (0, 0));
         // It owns the device: should it panic, the kernel fails whatever waits for it.
         let server = std::thread::Builder::new().name("fuse".into()).spawn(move || serve(device, tree))?;
@@ -317,7 +318,8 @@ impl<T> Tree<T> {
             ops.push(Op::Mode { ino, mode: inode.mode });
         }
         if has(1) || has(2) {
-            inode.owner = (if has(1) { uid } else { inode.owner.0 }, if has(2) { gid } else { inode.owner.1 });
+            inode.owner =
+                (if has(1) { uid } else { inode.owner.0 }, if has(2) { gid } else { inode.owner.1 });
             ops.push(Op::Owner { ino, owner: inode.owner });
         }
         if has(3) {

@@ -32,7 +32,7 @@ use replay::{Cut, Model, mix};
 use script::{Layer, Mistake, STORE, Script, Told, layer, layers, settings};
 use tree::Tree;
 
-/// Cuts of the store as it is.
+/// Cuts of the store as it is, for each form of layers; `POWERCUT_CUTS` in the environment says otherwise.
 const CUTS: usize = 1600;
 /// Cuts within which a mistake must show.
 const CUTS_WITH_MISTAKE: usize = 1200;
@@ -44,6 +44,11 @@ fn notes(form: LayerForm, mistake: Option<Mistake>) -> Option<Notes> {
     if !tarball::root() {
         return None;
     }
+    noted(|top, recorder| Script::new(recorder, form, mistake).run(top))
+}
+
+/// Notes of what is done below a directory.
+fn noted(act: impl FnOnce(&Path, Recorder<Told>) + Send) -> Option<Notes> {
     let home = tempfile::tempdir().unwrap();
     let recorder = Recorder::default();
     let noted = recorder.clone();
@@ -64,7 +69,7 @@ fn notes(form: LayerForm, mistake: Option<Mistake>) -> Option<Notes> {
                     return false;
                 }
             };
-            Script::new(recorder, form, mistake).run(home.path());
+            act(home.path(), recorder);
             true
         });
         run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -125,7 +130,8 @@ impl Content {
             Form::Tree => tree = Some(Tree::read(&dir.join("tree"))),
             Form::Erofs => {
                 for name in ["layer.erofs", "sums"] {
-                    let read = std::fs::read(dir.join(name)).map_err(|error| format!("corrupt: {name}: {error}"));
+                    let read =
+                        std::fs::read(dir.join(name)).map_err(|error| format!("corrupt: {name}: {error}"));
                     files.insert(name, read?);
                 }
             }
@@ -137,7 +143,8 @@ impl Content {
         if self.record != found.record {
             return Err(format!("corrupt: {:?} is not {:?}", found.record, self.record));
         }
-        if let Some((name, _)) = self.files.iter().find(|(name, bytes)| found.files.get(*name) != Some(bytes)) {
+        if let Some((name, _)) = self.files.iter().find(|(name, bytes)| found.files.get(*name) != Some(bytes))
+        {
             return Err(format!("corrupt: {name}"));
         }
         let (Some(tree), Some(found)) = (&self.tree, &found.tree) else { return Ok(()) };
@@ -247,7 +254,9 @@ fn go_on(known: &Known, dir: &Path, store: DiskStore, boot: &str) -> Result<(), 
     for boot in [boot, "one more"] {
         let store = open(dir, boot, known.form)?;
         for layer in &known.layers {
-            if !known.has(&store, dir, layer)? || store.find(&layer.spec.key).is_ok_and(|found| found.is_none()) {
+            if !known.has(&store, dir, layer)?
+                || store.find(&layer.spec.key).is_ok_and(|found| found.is_none())
+            {
                 return Err(format!("{} was pulled again and is not there in {boot}", layer.spec.key));
             }
         }
@@ -290,7 +299,8 @@ fn run(known: &Known, ops: &Notes, count: usize, boot_check: bool, words: &str) 
                 while let Some((end, model, seed)) = cuts.get(next.fetch_add(1, Ordering::SeqCst)) {
                     let checked = check(known, &ops[..*end], *model, *seed, boot_check);
                     if let Some(error) = checked.err().filter(|error| error.contains(words)) {
-                        let line = format!("cut after {end} of {}, {model:?}, seed {seed}: {error}", ops.len());
+                        let line =
+                            format!("cut after {end} of {}, {model:?}, seed {seed}: {error}", ops.len());
                         failed.lock().unwrap().push(line);
                         next.fetch_max(cuts.len(), Ordering::SeqCst);
                     }
@@ -304,9 +314,10 @@ fn run(known: &Known, ops: &Notes, count: usize, boot_check: bool, words: &str) 
 
 fn cut_often(form: LayerForm) {
     let Some(ops) = notes(form, None) else { return };
-    let (made, failed) = run(&Known::new(form), &ops, CUTS, true, "");
+    let cuts = std::env::var("POWERCUT_CUTS").map_or(CUTS, |text| text.parse().unwrap());
+    let (made, failed) = run(&Known::new(form), &ops, cuts, true, "");
     assert!(failed.is_empty(), "{failed:#?}");
-    assert_eq!(made, CUTS);
+    assert_eq!(made, cuts);
     eprintln!("{form:?}: {made} cuts within {} operations, no corrupt layer visible", ops.len());
 }
 
@@ -362,4 +373,54 @@ fn each_mistake_that_could_be_made_with_images_is_seen() {
     if images_work() {
         make_mistakes(LayerForm::Erofs, &expected);
     }
+}
+
+/// The command, from its arguments to its exit status.
+#[test]
+fn what_the_command_has_pulled_to_the_disk_is_there_after_a_cut_at_any_moment() {
+    if !images_work() {
+        return;
+    }
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/images/hello.tar");
+    let mut layers = BTreeMap::new();
+    let ops = noted(|top, recorder| {
+        let pulled = std::process::Command::new(env!("CARGO_BIN_EXE_keelblock"))
+            .args(["pull", "--sync=full", "--layer_form=erofs", "--work_dir"])
+            .arg(top)
+            .arg(format!("docker-archive:{}", image.display()))
+            .output()
+            .unwrap();
+        assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+        recorder.push(Op::Told(Told::Boot("all is on disk")));
+        layers.extend(images_in(&top.join("store")));
+    });
+    let Some(ops) = ops else { return };
+    assert!(!layers.is_empty());
+    let end = ops.iter().position(|op| matches!(op, Op::Told(_))).unwrap();
+    for at in 1..=end {
+        for (model, seed) in [(Model::Everything, 1), (Model::Ordered, at as u64), (Model::Lax, at as u64)] {
+            let home = tempfile::tempdir_in(place()).unwrap();
+            Cut::new(&ops[..at], model, seed).make(home.path());
+            let store = home.path().join("store");
+            open(&store, "after the cut", LayerForm::Erofs)
+                .unwrap_or_else(|error| panic!("{at}, {model:?}: {error}"));
+            let left = images_in(&store);
+            for (name, files) in &left {
+                assert!(layers[name] == *files, "{at}, {model:?}: {name:?} is corrupt");
+            }
+            assert!(
+                at < end || left.len() == layers.len(),
+                "{model:?}: the pull was done, and a layer is gone"
+            );
+        }
+    }
+}
+
+/// The files of all layers in a store.
+fn images_in(store: &Path) -> BTreeMap<std::ffi::OsString, Vec<Vec<u8>>> {
+    let layers = std::fs::read_dir(store.join("layers/sha256")).into_iter().flatten().flatten();
+    let files = |dir: PathBuf| {
+        ["layer.erofs", "sums", "layer.json"].map(|name| std::fs::read(dir.join(name)).unwrap())
+    };
+    layers.map(|layer| (layer.file_name(), files(layer.path()).to_vec())).collect()
 }

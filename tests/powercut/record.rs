@@ -21,15 +21,40 @@ pub(crate) type Time = (i64, u32);
 /// One operation.
 #[derive(Clone, Debug)]
 pub(crate) enum Op<T> {
-    Make { ino: Ino, kind: Kind, mode: u32, owner: (u32, u32) },
+    Make {
+        ino: Ino,
+        kind: Kind,
+        mode: u32,
+        owner: (u32, u32),
+    },
     /// Names in directories come to lead to an inode, or nowhere. A rename is several at once.
     Names(Vec<(Ino, Vec<u8>, Option<Ino>)>),
-    Write { ino: Ino, offset: u64, data: Vec<u8> },
-    Size { ino: Ino, size: u64 },
-    Mode { ino: Ino, mode: u32 },
-    Owner { ino: Ino, owner: (u32, u32) },
-    Times { ino: Ino, mtime: Time },
-    Xattr { ino: Ino, name: Vec<u8>, value: Option<Vec<u8>> },
+    Write {
+        ino: Ino,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    Size {
+        ino: Ino,
+        size: u64,
+    },
+    Mode {
+        ino: Ino,
+        mode: u32,
+    },
+    Owner {
+        ino: Ino,
+        owner: (u32, u32),
+    },
+    Times {
+        ino: Ino,
+        mtime: Time,
+    },
+    Xattr {
+        ino: Ino,
+        name: Vec<u8>,
+        value: Option<Vec<u8>>,
+    },
     /// All of this inode is on disk.
     Sync(Ino),
     /// Everything is.

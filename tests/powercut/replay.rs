@@ -190,9 +190,7 @@ impl<'a, T> Cut<'a, T> {
                 }
             }
         }
-        all.into_iter()
-            .map(|(ino, names)| (ino, names[mix(self.seed, ino) as usize % names.len()]))
-            .collect()
+        all.into_iter().map(|(ino, names)| (ino, names[mix(self.seed, ino) as usize % names.len()])).collect()
     }
 }
 

@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keelblock::limits::Limits;
-use keelblock::store::{Barrier, Disk, DiskStore, Privileges, LayerForm, RealDisk, Settler, StoreSettings, SyncMode};
+use keelblock::store::{
+    Barrier, Disk, DiskStore, LayerForm, Privileges, RealDisk, Settler, StoreSettings, SyncMode,
+};
 use keelblock_actors::image::digest::{DiffId, Digest};
 use keelblock_actors::image::name::ImageName;
-use keelblock_actors::image::plan::{Compression, ImageIdentity, ImagePlan, LayerKey, LayerSpec, RuntimeConfig};
+use keelblock_actors::image::plan::{
+    Compression, ImageIdentity, ImagePlan, LayerKey, LayerSpec, RuntimeConfig,
+};
 use keelblock_actors::ports::{ImageRecord, Keep, Store, StoredLayer};
 
 use super::record::{Op, Recorder};
@@ -110,7 +114,9 @@ impl Disk for Noting {
     fn sync(&self, what: Barrier, file: &File) -> io::Result<()> {
         let skipped = match self.mistake {
             Some(Mistake::Without(barrier)) => barrier == what,
-            Some(Mistake::ForgottenTooLate) => what == Barrier::Journal && self.pruning.load(Ordering::SeqCst),
+            Some(Mistake::ForgottenTooLate) => {
+                what == Barrier::Journal && self.pruning.load(Ordering::SeqCst)
+            }
             _ => false,
         };
         if skipped {
@@ -147,7 +153,8 @@ impl Script {
         let (recorder, mistake, pruning) = (self.recorder.clone(), self.mistake, self.pruning.clone());
         let disk = Arc::new(Noting { recorder, mistake, pruning });
         self.recorder.push(Op::Told(Told::Boot(boot)));
-        let settings = StoreSettings { disk, settler: Settler::later().with_mode(mode), ..settings(boot, self.form) };
+        let settings =
+            StoreSettings { disk, settler: Settler::later().with_mode(mode), ..settings(boot, self.form) };
         DiskStore::open_with(&top.join(STORE), settings, quiet()).unwrap()
     }
 
