@@ -29,7 +29,9 @@ pub(super) fn commit(
     record.write(stage.path()).map_err(|source| UnpackError::Write { layer: key.clone(), path, source })?;
     if store.settler.mode == SyncMode::Full {
         // Here a refusal leaves nothing behind, and layers wait side by side.
-        settle::sync_staged(&*store.disk, stage.path())?;
+        if settle::sync_staged(&*store.disk, stage.path())? {
+            store.synced.add(&record.commit);
+        }
     }
     // Before the layer is visible: an index to a layer that is not there counts for nothing, but a layer without its
     // index would be fetched again, and not be kept by a pin on its blob.

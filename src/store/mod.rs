@@ -75,6 +75,7 @@ pub use self::settler::{Settler, SyncMode};
 use self::format::Format;
 use self::journal::Journal;
 use self::layout::Layout;
+use self::settle::Synced;
 use self::shown::Mounts;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
@@ -102,6 +103,7 @@ struct Inner {
     privileges: Privileges,
     disk: Arc<dyn Disk>,
     settler: Settler,
+    synced: Synced,
     /// In which boot this process runs.
     boot: String,
     log: Logger,
@@ -193,6 +195,7 @@ impl DiskStore {
             privileges,
             disk,
             settler,
+            synced: Synced::default(),
             boot,
             log,
             format,
@@ -248,7 +251,7 @@ impl Inner {
     }
 
     fn settle(&self) -> Result<Settled, StoreError> {
-        settle::settle(&self.layout, &*self.disk, &self.log)
+        settle::settle(&self.layout, &*self.disk, &self.synced, &self.log)
     }
 
     /// Returns when these layers are on disk, and the indexes by which they are found.

@@ -54,7 +54,9 @@ pub(super) fn prune(
         // Nobody uses it; who died with it left it mounted.
         mounts.retire(diff)?;
     }
-    forget(layout, disk, &records)?;
+    // Of an image that lacks a file that shows ([`LayerRecord::has_its_files`]). Only of a tree nobody could tell, so only for
+    // trees there is a wait.
+    forget(layout, disk, records.iter().filter(|record| record.form == Form::Tree))?;
     let mut moved = Vec::new();
     for diff in unused {
         let path = layout.layer(&diff);
@@ -65,23 +67,24 @@ pub(super) fn prune(
         })?);
         pruned.layers.push(diff);
     }
+    for record in &records {
+        Mark::of(&record.diff_id, &record.commit).remove(layout);
+    }
     forget_blobs(layout, log)?;
     drop(store);
     pruned.freed = gc.collect(&moved).map_err(removal)?;
     Ok(pruned)
 }
 
-/// Takes layers out of the journal before they are moved away: a power cut may bring back the name of one whose files are
-/// going already. To be called under the store lock, exclusive.
-///
-/// Of a layer that lacks a file that is seen by itself ([`LayerRecord::has_its_files`]); only of a tree nobody could tell,
-/// so only for trees there is a wait.
-pub(super) fn forget(layout: &Layout, disk: &dyn Disk, records: &[LayerRecord]) -> Result<(), StoreError> {
-    for record in records {
-        Mark::of(&record.diff_id, &record.commit).remove(layout);
-    }
-    let trees = records.iter().filter(|record| record.form == Form::Tree);
-    let commits: Vec<_> = trees.map(|record| (record.diff_id.clone(), record.commit.clone())).collect();
+/// Takes layers out of the journal before they are moved away: a power cut may bring their names back. To be called under the
+/// store lock, exclusive.
+pub(super) fn forget<'r>(
+    layout: &Layout,
+    disk: &dyn Disk,
+    records: impl IntoIterator<Item = &'r LayerRecord>,
+) -> Result<(), StoreError> {
+    let commits = records.into_iter().map(|record| (record.diff_id.clone(), record.commit.clone()));
+    let commits: Vec<_> = commits.collect();
     if commits.is_empty() {
         return Ok(());
     }

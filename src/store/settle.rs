@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keelblock_actors::error::{Cause, StoreError, chain};
 use keelblock_actors::image::digest::DiffId;
@@ -46,6 +47,21 @@ pub struct Settled {
     pub left: Vec<DiffId>,
 }
 
+/// Commits whose content this process has forced to disk before they were visible ([`sync_staged`]).
+#[derive(Debug, Default)]
+pub(super) struct Synced(Mutex<BTreeSet<String>>);
+
+impl Synced {
+    fn commits(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers one.
+    pub(super) fn add(&self, commit: &str) {
+        self.commits().insert(commit.to_owned());
+    }
+}
+
 /// A layer on its way to the disk.
 struct Pending {
     mark: Mark,
@@ -57,7 +73,12 @@ struct Pending {
 }
 
 /// Makes all layers durable that are visible when it begins, or become so meanwhile. Waits while another process does.
-pub(super) fn settle(layout: &Layout, disk: &dyn Disk, log: &Logger) -> Result<Settled, StoreError> {
+pub(super) fn settle(
+    layout: &Layout,
+    disk: &dyn Disk,
+    synced: &Synced,
+    log: &Logger,
+) -> Result<Settled, StoreError> {
     let mut settled = Settled::default();
     if unsettled::marks(layout)?.is_empty() {
         return Ok(settled);
@@ -76,7 +97,7 @@ pub(super) fn settle(layout: &Layout, disk: &dyn Disk, log: &Logger) -> Result<S
         if new.is_empty() {
             break;
         }
-        Pass { layout, disk, log, settled: &mut settled }.run(new)?;
+        Pass { layout, disk, synced, log, settled: &mut settled }.run(new)?;
     }
     drop(turn);
     Ok(settled)
@@ -85,6 +106,7 @@ pub(super) fn settle(layout: &Layout, disk: &dyn Disk, log: &Logger) -> Result<S
 struct Pass<'a> {
     layout: &'a Layout,
     disk: &'a dyn Disk,
+    synced: &'a Synced,
     log: &'a Logger,
     settled: &'a mut Settled,
 }
@@ -137,13 +159,17 @@ impl Pass<'_> {
         // All that there is to write is on its way before the first is waited for.
         let mut opened = Vec::new();
         for layer in pending {
-            match files(&layer) {
+            if self.synced.commits().contains(&layer.mark.commit.1) {
+                sound.push(layer);
+                continue;
+            }
+            match files(&layer.path) {
                 Ok(files) => opened.push((layer, files)),
                 Err(error) => self.leave(&layer.mark, &error),
             }
         }
         for (layer, files) in opened {
-            let synced = files.iter().try_for_each(|(_, file)| self.disk.sync(Barrier::Content, file));
+            let synced = files.iter().try_for_each(|file| self.disk.sync(Barrier::Content, file));
             match synced.and_then(|()| self.disk.sync(Barrier::Layer, &layer.dir)) {
                 Ok(()) => sound.push(layer),
                 Err(error) => self.fail(&layer.mark, error.into())?,
@@ -194,6 +220,7 @@ impl Pass<'_> {
         sync_dir(self.disk, Barrier::Store, self.layout.root())?;
         for layer in pending.iter().chain(&gone) {
             layer.mark.remove(self.layout);
+            self.synced.commits().remove(&layer.mark.commit.1);
         }
         for (diff, _) in commits {
             info!(self.log, "layer on disk"; "layer" => %diff);
@@ -255,11 +282,11 @@ fn find(layout: &Layout, mark: &Mark) -> Result<Found, StoreError> {
     Ok(Found::Layer(Pending { mark: mark.clone(), path, dir, is_tree }))
 }
 
-/// The files of a layer, all on their way to the disk.
-fn files(layer: &Pending) -> Result<Vec<(PathBuf, File)>, StoreError> {
+/// The files in a layer's directory, all on their way to the disk.
+fn files(dir: &Path) -> Result<Vec<File>, StoreError> {
     let mut files = Vec::new();
-    for name in names(&layer.path)? {
-        let path = layer.path.join(name);
+    for name in names(dir)? {
+        let path = dir.join(name);
         let failed = |source| StoreError::Io { act: "open", path: path.clone(), source };
         if !std::fs::symlink_metadata(&path).map_err(failed)?.is_file() {
             continue;
@@ -267,7 +294,7 @@ fn files(layer: &Pending) -> Result<Vec<(PathBuf, File)>, StoreError> {
         let file = open_file(&path).map_err(failed)?;
         // A hint: who cannot take it is told again by the sync.
         let _ = sync::start_write_back(&file, 0, 0);
-        files.push((path, file));
+        files.push(file);
     }
     Ok(files)
 }
@@ -323,18 +350,17 @@ pub(super) fn sync_record(disk: &dyn Disk, path: &Path) -> Result<(), StoreError
     path.parent().map_or(Ok(()), |dir| sync_dir(disk, Barrier::Records, dir))
 }
 
-/// Forces the files of a layer to disk that is staged yet, if that is all of it; of a tree, nothing: it is too much.
-pub(super) fn sync_staged(disk: &dyn Disk, staged: &Path) -> Result<(), StoreError> {
+/// Forces a layer to disk that is staged yet, but for its name; of a tree, nothing: it is too much. Whether it did.
+pub(super) fn sync_staged(disk: &dyn Disk, staged: &Path) -> Result<bool, StoreError> {
     if staged.join(TREE).exists() {
-        return Ok(());
+        return Ok(false);
     }
-    for name in names(staged)? {
-        let path = staged.join(name);
-        open_file(&path)
-            .and_then(|file| disk.sync(Barrier::Content, &file))
-            .map_err(|source| StoreError::Io { act: SYNC, path, source })?;
+    let failed = |source| StoreError::Io { act: SYNC, path: staged.to_owned(), source };
+    for file in files(staged)? {
+        disk.sync(Barrier::Content, &file).map_err(failed)?;
     }
-    sync_dir(disk, Barrier::Layer, staged)
+    sync_dir(disk, Barrier::Layer, staged)?;
+    Ok(true)
 }
 
 fn open_file(path: &Path) -> io::Result<File> {

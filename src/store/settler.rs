@@ -170,7 +170,7 @@ impl Background {
     fn pause(&self, pause: Duration, or_nudged: bool) {
         let until = Instant::now() + pause;
         let mut state = self.state();
-        while !state.stopped && !(or_nudged && state.nudged) {
+        while !(state.stopped || or_nudged && state.nudged) {
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 return;
