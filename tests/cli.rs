@@ -410,6 +410,32 @@ fn what_a_killed_command_moved_away_goes_with_the_next_one() {
 }
 
 #[test]
+fn layers_reach_the_disk_after_the_command_or_with_sync_full_before_it_ends() {
+    need_root!();
+    let (room, image) = room("settled");
+    let store = room.work_dir().join("store");
+    let lines = || fs::read_to_string(store.join("journal")).map_or(0, |journal| journal.lines().count());
+    room.keelblock(["pull", &image]).run().ok();
+    wait_until_empty(&store.join("unsettled"));
+    assert_eq!(lines(), 1);
+    room.expect_no_leftovers();
+    room.keelblock(["prune", "--wait"]).run().ok();
+
+    room.keelblock(["--sync=full", "pull", &image]).run().ok();
+    assert_eq!(entries(&store.join("unsettled")), 0);
+    assert!(lines() > 1);
+    room.keelblock(["prune", "--wait"]).run().ok();
+
+    // A container may run for long: that is not waited for.
+    let run = run_line(&room, &image, "echo up; read line").keep_stdin().start();
+    run.wait_for_output("up");
+    wait_until_empty(&store.join("unsettled"));
+    run.signal(Signal::SIGKILL);
+    run.wait();
+    room.expect_no_leftovers();
+}
+
+#[test]
 fn an_image_beyond_a_limit_is_refused_by_the_name_of_its_flag() {
     need_root!();
     let room = Room::new("image-limits");

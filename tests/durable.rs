@@ -75,7 +75,7 @@ fn a_boot_drops_what_was_not_settled_and_keeps_what_was() {
     let first = open_in(home.path(), "one");
     let settled = layer(&first, "settled");
     assert!(DiskStore::is_unsettled(home.path()));
-    assert_eq!(first.settle().unwrap().layers, [settled.diff_id.clone()]);
+    assert_eq!(first.settle().unwrap().layers, std::slice::from_ref(&settled.diff_id));
     assert!(!DiskStore::is_unsettled(home.path()));
     assert!(first.settle().unwrap().layers.is_empty(), "once is enough");
     let not = layer(&first, "not");
@@ -123,7 +123,7 @@ fn layers_of_a_version_without_a_journal_stay_and_are_settled() {
     let store = open_in(home.path(), "one");
     assert!(is_there(&store, &old));
     assert!(!is_there(&store, &new), "this version's own must be in the journal");
-    assert_eq!(store.settle().unwrap().layers, [old.diff_id.clone()]);
+    assert_eq!(store.settle().unwrap().layers, std::slice::from_ref(&old.diff_id));
     assert!(is_there(&open_in(home.path(), "two"), &old));
 }
 
@@ -148,11 +148,11 @@ fn a_layer_that_the_disk_refused_is_used_and_never_called_durable() {
                 store.settle().unwrap().failed
             }
         };
-        assert_eq!(failed, [refused.diff_id.clone()], "{barrier:?}");
+        assert_eq!(failed, std::slice::from_ref(&refused.diff_id), "{barrier:?}");
         disk.refuse(&[]);
         let settled = store.settle().unwrap();
         assert!(settled.layers.is_empty(), "a second sync says nothing: {settled:?}");
-        assert_eq!(settled.failed, [refused.diff_id.clone()]);
+        assert_eq!(settled.failed, std::slice::from_ref(&refused.diff_id));
         assert!(is_there(&store, &refused));
         assert!(!is_there(&open_in(home.path(), &format!("after {boot}")), &refused));
     }
@@ -164,7 +164,7 @@ fn a_layer_that_the_disk_refused_is_used_and_never_called_durable() {
     disk.refuse(&[Barrier::Journal]);
     assert!(store.settle().is_err());
     disk.refuse(&[]);
-    assert_eq!(store.settle().unwrap().layers, [layer.diff_id.clone()]);
+    assert_eq!(store.settle().unwrap().layers, std::slice::from_ref(&layer.diff_id));
     assert!(is_there(&open_in(home.path(), "after the last"), &layer));
 }
 

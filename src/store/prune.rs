@@ -68,7 +68,9 @@ pub(super) fn prune(
         pruned.layers.push(diff);
     }
     for record in &records {
-        Mark::of(&record.diff_id, &record.commit).remove(layout);
+        for failed in [false, true] {
+            Mark { failed, ..Mark::of(&record.diff_id, &record.commit) }.remove(layout);
+        }
     }
     forget_blobs(layout, log)?;
     drop(store);

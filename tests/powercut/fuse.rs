@@ -140,12 +140,12 @@ impl<T> Tree<T> {
                     0o100_000 => Kind::File,
                     other => Kind::Node(other, rdev),
                 };
-                self.make_at(ino, &input.text().to_vec(), kind, mode & 0o7777, owner)
+                self.make_at(ino, input.text(), kind, mode & 0o7777, owner)
             }
             9 => {
                 let mode = input.u32();
                 input.skip(4);
-                self.make_at(ino, &input.text().to_vec(), Kind::Directory, mode & 0o7777, owner)
+                self.make_at(ino, input.text(), Kind::Directory, mode & 0o7777, owner)
             }
             10 | 11 => self.remove(ino, input.text(), opcode == 11),
             12 | 45 => {

@@ -145,12 +145,10 @@ impl<'a, T> Cut<'a, T> {
                         inode.size = inode.size.max(end);
                     }
                 }
-                Op::Size { ino, size } => {
-                    if self.stays(number, *ino, Cell::Size) {
-                        let inode = inodes.entry(*ino).or_default();
-                        inode.blocks.truncate(*size as usize);
-                        inode.size = *size;
-                    }
+                Op::Size { ino, size } if self.stays(number, *ino, Cell::Size) => {
+                    let inode = inodes.entry(*ino).or_default();
+                    inode.blocks.truncate(*size as usize);
+                    inode.size = *size;
                 }
                 Op::Mode { ino, mode } if self.stays(number, *ino, Cell::Mode) => {
                     inodes.entry(*ino).or_default().mode = *mode;

@@ -187,7 +187,7 @@ impl Script {
 
     pub(crate) fn run(&self, top: &Path) {
         let layers = layers();
-        let [a, b, c, d, e, f, g, h] = layers.each_ref_of();
+        let [a, b, c, d, e, f, g, h] = std::array::from_fn(|at| &layers[at]);
         let (one, two) = (image("one", &[a, b]), image("two", &[a, c]));
 
         let store = self.open(top, "first", SyncMode::Background);
@@ -232,15 +232,5 @@ impl Script {
     /// Those that are there.
     fn left<'l>(&self, store: &DiskStore, layers: &[&'l Layer]) -> Vec<&'l Layer> {
         layers.iter().copied().filter(|layer| store.find(&layer.spec.key).unwrap().is_some()).collect()
-    }
-}
-
-trait EachRef {
-    fn each_ref_of(&self) -> [&Layer; 8];
-}
-
-impl EachRef for Vec<Layer> {
-    fn each_ref_of(&self) -> [&Layer; 8] {
-        std::array::from_fn(|at| &self[at])
     }
 }
