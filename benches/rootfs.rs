@@ -66,11 +66,12 @@ fn place(bed: &Path) -> RootfsPlace {
 }
 
 fn mounts(bed: &Path) {
-    let backends: [(&str, Box<dyn Backend>, usize); 4] = [
+    let backends: [(&str, Box<dyn Backend>, usize); 5] = [
         ("overlay, 1 layer", Box::new(OverlayBackend::default()), 1),
         ("overlay, 5 layers", Box::new(OverlayBackend::default()), 5),
         ("overlay, 100 layers", Box::new(OverlayBackend::default()), 100),
-        ("bind", Box::new(BindBackend::default()), 1),
+        ("bind, 1 layer", Box::new(BindBackend::default()), 1),
+        ("bind, 5 layers", Box::new(BindBackend::default()), 5),
     ];
     for (name, backend, layers) in backends {
         let stack: Vec<_> = (0..layers).map(|number| layer(bed, number)).collect();

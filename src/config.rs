@@ -12,7 +12,7 @@ use keelblock_actors::launch::CapabilitySet;
 use crate::limits::Limits;
 use crate::provider::manifest::Platform;
 use crate::records::layout;
-use crate::store::DiskStore;
+use crate::store::{DiskStore, LayerForm, SyncMode};
 
 /// Everything an agent is started with. `Config::default()` is what no flag at all means.
 #[derive(Clone, Debug)]
@@ -23,10 +23,14 @@ pub struct Config {
     pub image_providers: Vec<String>,
     /// `None` = overlay where it works, else copy.
     pub backend: Option<BackendName>,
+    /// Whether the bind backend takes one layer only, as Mesos' does.
+    pub bind_strict: bool,
     /// Where docker images without a registry in their name come from, as typed.
     pub docker_registry: String,
     /// Layers and image records; `None` = `<work_dir>/store`.
     pub docker_store_dir: Option<PathBuf>,
+    /// In which form layers are kept that come from now on.
+    pub layer_form: LayerForm,
     /// Credentials `USER:PASSWORD` for registries.
     pub docker_auth: Option<Secret>,
     /// More certificate authorities, PEM.
@@ -50,6 +54,8 @@ pub struct Config {
     /// Whether arguments replace the whole command of an image, as `docker run` does and `keelblock run` wants; else
     /// Mesos's table holds, in which its first word stays.
     pub arguments_replace_cmd: bool,
+    /// When a pull is done.
+    pub sync: SyncMode,
     /// See [`Limits`].
     pub limits: Limits,
     /// Least severe level that is logged.
@@ -58,7 +64,7 @@ pub struct Config {
     pub log_json: bool,
     /// Whether root filesystems must stay when this process ends: rules out mounts where they would go with it.
     pub mounts_must_outlive: bool,
-    /// Whether large trees that are to go are only moved away, for the command that started this agent to see to: see
+    /// Whether what nobody waits for (large trees that are to go, layers that are to reach the disk) is left, for the command that started this agent to see to: see
     /// [`crate::gc`]. Else a thread of this process removes them.
     pub leave_garbage: bool,
     /// Flags that were given and have no effect, for a warning.
@@ -211,6 +217,16 @@ pub const FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        name: "bind_strict",
+        value: "",
+        help: "Refuse more than one layer in the bind backend, as Mesos does; else they are stacked, read-only",
+        heading: IMAGES,
+        set: |config, text| {
+            config.bind_strict = boolean(text)?;
+            Ok(())
+        },
+    },
+    Flag {
         name: "docker_registry",
         value: "PLACE",
         help: "Where docker images without a registry in their name come from: http(s)://HOST[:PORT], or a directory of `docker save` archives as /DIR or file:///DIR [default: https://registry-1.docker.io]",
@@ -227,6 +243,35 @@ pub const FLAGS: &[Flag] = &[
         heading: IMAGES,
         set: |config, text| {
             config.docker_store_dir = Some(absolute(text)?);
+            Ok(())
+        },
+    },
+    Flag {
+        name: "sync",
+        value: "WHEN",
+        help: "When a pull is done: `background`, once its layers are whole and verified, and they are forced to disk afterwards; `full`, once all of it is on disk. What a power cut takes is pulled again either way [default: background]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.sync = match text {
+                "background" => SyncMode::Background,
+                "full" => SyncMode::Full,
+                _ => return Err("use background or full".to_owned()),
+            };
+            Ok(())
+        },
+    },
+    Flag {
+        name: "layer_form",
+        value: "FORM",
+        help: "How layers are kept that come from now on: erofs (an image each, which is mounted), tree (a directory each), or auto: erofs for root where such images can be mounted, else tree [default: auto]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.layer_form = match text {
+                "auto" => LayerForm::Auto,
+                "erofs" => LayerForm::Erofs,
+                "tree" => LayerForm::Tree,
+                _ => return Err("use auto, erofs or tree".to_owned()),
+            };
             Ok(())
         },
     },
@@ -407,6 +452,12 @@ pub const FLAGS: &[Flag] = &[
         bytes_or_none
     ),
     limit!(layer_entries_max, "N", "Entries of a layer [default: 10000000]", wide_number),
+    limit!(
+        layer_names_bytes_max,
+        "BYTES",
+        "Memory for the names of a layer while it is written [default: 192M]",
+        small_bytes
+    ),
     limit!(image_bytes_max, "BYTES", "Unpacked file bytes of an image that is pulled [default: 256G]", bytes),
     limit!(image_entries_max, "N", "Entries of an image that is pulled [default: 40000000]", wide_number),
     limit!(path_bytes_max, "BYTES", "Length of a path in a layer [default: 4096]", small_bytes),
@@ -433,8 +484,10 @@ impl Default for Config {
             work_dir: default_work_dir(),
             image_providers: vec!["docker".to_owned(), "oci".to_owned()],
             backend: None,
+            bind_strict: false,
             docker_registry: "https://registry-1.docker.io".to_owned(),
             docker_store_dir: None,
+            layer_form: LayerForm::default(),
             docker_auth: None,
             registry_ca: None,
             docker_insecure_registries: Vec::new(),
@@ -446,6 +499,7 @@ impl Default for Config {
             docker_ignore_runtime: false,
             docker_ignore_user: false,
             arguments_replace_cmd: false,
+            sync: SyncMode::default(),
             limits: Limits::default(),
             log_level: slog::Level::Warning,
             log_json: false,

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use keelblock::limits::Limits;
+use keelblock::store::{DiskStore, Privileges, StoreSettings};
 use keelblock_actors::error::{NoRoom, StoreError, UnpackError, chain};
 use keelblock_actors::image::digest::Digest;
 use keelblock_actors::image::plan::Compression;
@@ -39,7 +40,10 @@ const KEEP_BYTES: u64 = 4 << 20;
 /// A layer of one file with bytes of its own.
 fn layer(name: &str, bytes: u64) -> Vec<u8> {
     let mut content = vec![0; bytes as usize];
-    let mut seed = Digest::of(name.as_bytes()).hex().bytes().fold(1_u64, |sum, byte| sum.wrapping_mul(31) ^ u64::from(byte));
+    let mut seed = Digest::of(name.as_bytes())
+        .hex()
+        .bytes()
+        .fold(1_u64, |sum, byte| sum.wrapping_mul(31) ^ u64::from(byte));
     for chunk in content.chunks_mut(8) {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let length = chunk.len();
@@ -300,11 +304,11 @@ fn a_layer_counts_once_however_many_ask_for_it_and_not_at_all_when_it_is_there()
 fn room_that_is_still_being_freed_counts_for_whoever_needs_it() {
     let Some(disk) = Disk::memory(64, 10_000) else { return };
     let dir = disk.path().join("store");
-    let privileges = keelblock::store::Privileges::detect().unwrap();
+    let privileges = Privileges::detect().unwrap();
     // Nobody removes what is moved away, until somebody must.
     let later = keelblock::gc::Collector::later();
-    let store =
-        keelblock::store::DiskStore::open_with(&dir, Limits::default(), privileges, later, quiet()).unwrap();
+    let settings = StoreSettings { collector: later, ..StoreSettings::new(Limits::default(), privileges) };
+    let store = DiskStore::open_with(&dir, settings, quiet()).unwrap();
     let tars = ["a", "b"].map(|name| layer(name, 40 << 20));
     put(&store, &spec(&tars[0]), &tars[0]).unwrap();
     let gone = store.prune(&keelblock_actors::ports::Keep::default(), &|| Ok(Vec::new())).unwrap();

@@ -30,7 +30,7 @@ use crate::messages::{
 };
 use crate::pool::{Admission, Admitted, Pool, guarded};
 use crate::ports::{Found, Isolator, Launched, Launcher, Owner, Records, Store};
-use crate::provisioner::{LetGo, ProvisionerActor};
+use crate::provisioner::{LetGo, ProvisionerActor, in_use};
 use crate::reply::{Lease, Leased, WhileWanted};
 
 /// How often a container's owner looks whether another process asked for its destruction.
@@ -503,13 +503,18 @@ impl Handler<Destroy> for ContainerizerActor {
         let this = self.clone();
         Box::pin(async move {
             let launching = this.table.borrow().contains_key(&id);
-            match this.destroy(&id).await {
+            let done = match this.destroy(&id).await {
                 // The launch in our table was refused the name: the container meant is the one that has it.
                 Err(error) if launching && matches!(&*error, ContainerError::Unknown { .. }) => {
                     this.destroy(&id).await
                 }
                 done => done,
+            };
+            // We held none of its layers: they stayed shown for it.
+            if !launching && done.is_ok() {
+                this.hide_idle().await;
             }
+            done
         })
     }
 }
@@ -788,6 +793,15 @@ impl ContainerizerActor {
         Ok(self.deps.disk.run(move |_| records.list()).await?)
     }
 
+    /// Layers that no container uses any more are shown no more. That they stay shown harms nobody: it is logged.
+    async fn hide_idle(&self) {
+        let (store, records) = (self.deps.store.clone(), self.deps.records.clone());
+        let hidden = self.deps.disk.run(move |_| store.hide_idle(&|| in_use(&*records))).await;
+        if let Err(error) = hidden {
+            slog::warn!(self.deps.log, "layers that nobody uses stay shown"; "error" => chain(&error));
+        }
+    }
+
     async fn recover(&self) -> Result<Vec<ContainerId>, ContainerError> {
         let store = self.deps.store.clone();
         if let Err(error) = self.deps.disk.run(move |_| store.recover()).await {
@@ -824,6 +838,7 @@ impl ContainerizerActor {
                 }
             }
         }
+        self.hide_idle().await;
         Ok(done)
     }
 }

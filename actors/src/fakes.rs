@@ -17,7 +17,8 @@ use crate::container::{
     BackendName, ContainerId, ContainerRecord, ExitStatus, ProcessIdentity, RootfsId, RootfsRecord,
 };
 use crate::error::{
-    FetchError, IsolatorError, LaunchError, MountError, NoRoom, RecordError, ResolveError, StoreError, UnpackError,
+    FetchError, IsolatorError, LaunchError, MountError, NoRoom, RecordError, ResolveError, StoreError,
+    UnpackError,
 };
 use crate::image::digest::{DiffId, Digest};
 use crate::image::name::{ImageKind, ImageName, ImageRequest};
@@ -26,8 +27,9 @@ use crate::image::plan::{
 };
 use crate::launch::{LaunchContext, LaunchPlan};
 use crate::ports::{
-    Backend, Blob, Claim, ExecSpec, Found, ImageRecord, InUse, Isolator, Keep, Launched, Launcher, LayerDir,
-    LayerSize, Owner, Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store, StoredLayer,
+    Backend, Blob, Claim, ExecSpec, Found, Hold, ImageRecord, InUse, Isolator, Keep, Launched, Launcher,
+    LayerDir, LayerSize, Owner, Provider, Pruned, Puller, Records, Rootfs, RootfsPlace, Staging, Store,
+    StoredLayer,
 };
 use crate::progress::{LayerEvent, Observer};
 use crate::stop::Stop;
@@ -63,6 +65,7 @@ pub enum Step {
     LayerSize,
     Prune,
     RecoverStore,
+    HideIdle,
     Adopt,
     Read,
     List,
@@ -134,6 +137,10 @@ struct Inner {
     places: Option<usize>,
     reserved: BTreeMap<u64, BTreeSet<DiffId>>,
     shown: usize,
+    /// Holds that were told to keep their layer shown.
+    kept: usize,
+    /// What was in use each time the store was to hide what is not.
+    hidden_but: Vec<BTreeSet<DiffId>>,
     hidden_by: BTreeSet<String>,
     directories: BTreeSet<ContainerId>,
     execs: HashMap<ContainerId, Vec<Arc<Process>>>,
@@ -331,6 +338,16 @@ impl World {
         self.lock().events.clone()
     }
 
+    /// How many holds were told that their layer is to stay shown.
+    pub fn kept_layers(&self) -> usize {
+        self.lock().kept
+    }
+
+    /// What was in use, each time the store was told to hide what is not.
+    pub fn hidden_but(&self) -> Vec<BTreeSet<DiffId>> {
+        self.lock().hidden_but.clone()
+    }
+
     /// Names of the threads on which shown layers were let go.
     pub fn hidden_by(&self) -> BTreeSet<String> {
         self.lock().hidden_by.clone()
@@ -339,6 +356,11 @@ impl World {
     /// From now on the store holds so many layers.
     pub fn layers_fit(&self, places: usize) {
         self.lock().places = Some(places);
+    }
+
+    /// Loses a layer and not the record of its image, as a power cut may.
+    pub fn lose(&self, layer: &DiffId) {
+        self.lock().layers.remove(layer);
     }
 
     /// Pins in force.
@@ -605,6 +627,12 @@ impl Drop for Reserved {
 /// Keeps a layer shown.
 struct Shown(World);
 
+impl Hold for Shown {
+    fn keep(&self) {
+        self.0.lock().kept += 1;
+    }
+}
+
 impl Drop for Shown {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
@@ -769,6 +797,16 @@ impl Store for World {
         if self.come_by(Step::RecoverStore) {
             return Err(store_error(Step::RecoverStore));
         }
+        Ok(())
+    }
+
+    fn hide_idle(&self, in_use: InUse<'_>) -> Result<(), StoreError> {
+        if self.come_by(Step::HideIdle) {
+            return Err(store_error(Step::HideIdle));
+        }
+        let in_use = in_use().map_err(StoreError::InUse)?;
+        let used = in_use.iter().flat_map(|record| record.layers.iter().cloned()).collect();
+        self.lock().hidden_but.push(used);
         Ok(())
     }
 }

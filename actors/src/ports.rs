@@ -96,8 +96,18 @@ pub struct LayerDir {
     /// show besides what is in them is nobody's word, so the same directory in a lower layer keeps its attributes.
     pub implied: Arc<[PathBuf]>,
     /// Keeps it shown; the last clone to go may unmount it.
-    pub hold: Arc<dyn Send + Sync>,
+    pub hold: Arc<dyn Hold>,
 }
+
+/// Keeps a layer shown.
+pub trait Hold: Send + Sync {
+    /// The root filesystem that the layer is part of stays when this process ends: so the layer stays shown after the hold
+    /// was dropped, until [`Store::hide_idle`] or a prune finds that no record names it.
+    fn keep(&self) {}
+}
+
+/// For layers that are shown as long as they are there.
+impl Hold for () {}
 
 impl std::fmt::Debug for LayerDir {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -221,6 +231,10 @@ pub trait Store: Send + Sync {
     /// Removes what pulls of dead processes left: staging directories, half-removed layers; their trees then or later.
     /// Called at start, which must not wait for large ones.
     fn recover(&self) -> Result<(), StoreError>;
+
+    /// Shows no more those layers that stayed shown ([`Hold::keep`]), or were left so by dead processes, and that `in_use`,
+    /// which answers as for [`Store::prune`], does not name. Asks it only if there are any.
+    fn hide_idle(&self, in_use: InUse<'_>) -> Result<(), StoreError>;
 }
 
 // ---- root filesystems ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::backend::{self, BackendActor};
 use crate::container::{BackendName, ContainerId, RootfsId, RootfsRecord};
 use crate::error::{
-    DestroyError, Gone, MountError, ProvisionError, PullError, ResolveError, StoreError, chain,
+    Cause, DestroyError, Gone, MountError, ProvisionError, PullError, ResolveError, StoreError, chain,
 };
 use crate::image::name::{ImageKind, ImageRequest};
 use crate::image::plan::{ImagePlan, LayerKey};
@@ -501,6 +501,11 @@ impl Handler<Images> for ProvisionerActor {
     }
 }
 
+/// What containers of all processes use.
+pub(crate) fn in_use(records: &dyn Records) -> Result<Vec<RootfsRecord>, Cause> {
+    Ok(records.list()?.into_iter().filter_map(|found| found.rootfses).collect())
+}
+
 impl Handler<Prune> for ProvisionerActor {
     type Result = ResponseFuture<Result<Pruned, Arc<PruneError>>>;
 
@@ -509,14 +514,7 @@ impl Handler<Prune> for ProvisionerActor {
         let (pool, pruning) = (self.deps.prune.clone(), self.prunes.enter());
         let prune = async move {
             let _pruning = pruning;
-            pool.run(move |_| {
-                let in_use = || {
-                    let found = records.list()?;
-                    Ok(found.into_iter().filter_map(|found| found.rootfses).collect())
-                };
-                Ok::<_, PruneError>(store.prune(&keep, &in_use)?)
-            })
-            .await
+            pool.run(move |_| Ok::<_, PruneError>(store.prune(&keep, &|| in_use(&*records))?)).await
         };
         prune.map(|pruned| pruned.map_err(Arc::new)).boxed_local()
     }

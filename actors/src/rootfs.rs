@@ -97,6 +97,7 @@ impl Handler<LetGo> for RootfsActor {
         let hide = async move {
             // Its only failure is a panic in there; nothing is left to be done about it.
             let job = move |_: &Stop| {
+                layers.iter().for_each(|layer| layer.hold.keep());
                 drop(layers);
                 Ok::<_, JobLost>(())
             };

@@ -479,11 +479,28 @@ fn a_warm_image_is_provisioned_without_asking_its_source() {
     runtime().block_on(async {
         engine.provision(id("a"), request("app:4")).await.unwrap();
         let again = engine.provision(id("b"), request("docker.io/library/app:4")).await.unwrap();
+        assert_eq!(world.kept_layers(), 8, "what stays when this process ends stays shown");
         assert_eq!((again.image.layers_reused, again.image.layers_fetched), (4, 0));
         assert_eq!(world.count(Step::Resolve), 1);
         let fresh = ImageRequest { cached: false, ..request("app:4") };
         engine.pull(fresh).await.unwrap();
         assert_eq!((world.count(Step::Resolve), world.count(Step::Open)), (2, 4));
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_layer_that_is_gone_from_a_recorded_image_is_fetched_again_and_no_other() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let first = engine.provision(id("a"), request("app:4")).await.unwrap();
+        engine.destroy(id("a")).await.unwrap();
+        world.lose(&first.image.layers[2].diff_id);
+        let again = engine.provision(id("b"), request("app:4")).await.unwrap();
+        assert_eq!((again.image.layers_reused, again.image.layers_fetched), (3, 1));
+        assert_eq!(again.image.layers, first.image.layers);
+        assert_eq!(world.count(Step::Open), 5);
         engine.shutdown().await;
     });
 }
@@ -523,6 +540,7 @@ fn recovery_takes_down_what_dead_processes_left_and_nothing_else() {
     let engine = world.engine(limits());
     runtime().block_on(async {
         let taken: HashSet<_> = engine.recover().await.unwrap().into_iter().collect();
+        assert_eq!(world.hidden_but().len(), 1, "once, after all were taken down");
         assert_eq!(taken, HashSet::from([id("died"), id("rebooted")]));
         let left: Vec<_> = engine.list().await.unwrap().into_iter().map(|found| found.id).collect();
         assert_eq!(left, [id("stays"), id("theirs")]);

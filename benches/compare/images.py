@@ -18,7 +18,7 @@ from pathlib import Path
 
 from measure import run
 
-RECIPES = {"debian": 1, "node": 1, "sixty": 1, "big": 1, "twenty": 1, "five": 1}
+RECIPES = {"debian": 1, "node": 1, "sixty": 1, "big": 1, "twenty": 1, "five": 1, "numpy": 1}
 NAMES = list(RECIPES)
 
 # A web application's dependencies as of a day in January 2025. `--before` pins what these ask for in turn; optional
@@ -75,20 +75,21 @@ def made_once(path, make):
     return path
 
 
-def debian_tar(cache):
-    """A Debian as debootstrap makes it, about 10,000 entries."""
+def debian_tar(cache, name="debian-bookworm", packages=()):
+    """A Debian as debootstrap makes it, with these packages on top; about 10,000 entries without any."""
 
     def make(part):
-        root = cache / "debootstrap"
+        root = cache / f"debootstrap-{name}"
         shutil.rmtree(root, ignore_errors=True)
-        print("making a Debian with debootstrap, once", file=sys.stderr)
+        print(f"making {name} with debootstrap, once", file=sys.stderr)
         mirror = [m for m in [os.environ.get("DEBOOTSTRAP_MIRROR")] if m]
-        run("debootstrap", "bookworm", root, *mirror)
+        more = [f"--include={','.join(packages)}"] if packages else []
+        run("debootstrap", *more, "bookworm", root, *mirror)
         run("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--format=pax",
             "--pax-option=delete=atime,delete=ctime", "--sort=name", "-C", root, "-cf", part, ".")
         shutil.rmtree(root)
 
-    return made_once(cache / "debian-bookworm.tar", make)
+    return made_once(cache / f"{name}.tar", make)
 
 
 def node_tar(cache):
@@ -233,6 +234,11 @@ def five(source, directory):
     return tars
 
 
+def numpy(source, directory):
+    """A Debian with what `import numpy` reads: some hundred files of Python and libraries."""
+    return [source.numpy()]
+
+
 class Real:
     """Real files, in the sizes that are measured."""
 
@@ -243,6 +249,9 @@ class Real:
 
     def debian(self):
         return debian_tar(self.cache)
+
+    def numpy(self):
+        return debian_tar(self.cache, "debian-bookworm-numpy", ["python3-numpy"])
 
     def node(self):
         return node_tar(self.cache)
@@ -257,10 +266,19 @@ class Real:
 class Tiny:
     """Enough that every part has something to do: a busybox and some hundred files of words."""
 
-    prefix = "tiny-"
+    prefix = "tiny-2-"
+    # What is run in containers.
+    APPLETS = ("cat", "find", "sh", "tar", "true")
 
     def __init__(self, cache):
         self.cache = cache
+
+    def tar(self, name, write):
+        def make(part):
+            with LayerWriter(part) as layer:
+                write(layer)
+
+        return made_once(self.cache / f"{self.prefix}{name}.tar", make)
 
     def words(self, layer, where, count):
         chance = random.Random(7)
@@ -268,29 +286,34 @@ class Tiny:
             words = chance.choices(["alpha", "beta", "gamma", "delta", str(chance.random())], k=400)
             layer.add(f"{where}/{n // 20}/file-{n}", 0o644, " ".join(words).encode())
 
-    def debian(self):
-        def make(part):
-            with LayerWriter(part) as layer:
-                layer.add("usr/bin/busybox", 0o755, Path(shutil.which("busybox")).read_bytes())
-                layer.add("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")
-                for name in ("proc", "sys", "dev", "tmp"):
-                    info = tarfile.TarInfo(name)
-                    info.type, info.mode = tarfile.DIRTYPE, 0o755
-                    layer.tar.addfile(info)
-                for name, target in (("bin", "usr/bin"), ("usr/bin/true", "busybox"), ("usr/bin/sh", "busybox")):
-                    info = tarfile.TarInfo(name)
-                    info.type, info.linkname = tarfile.SYMTYPE, target
-                    layer.tar.addfile(info)
-                self.words(layer, "usr/share", 300)
+    def system(self, layer):
+        layer.add("usr/bin/busybox", 0o755, Path(shutil.which("busybox")).read_bytes())
+        layer.add("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")
+        for name in ("proc", "sys", "dev", "tmp"):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            layer.tar.addfile(info)
+        for name, target in (("bin", "usr/bin"), *((f"usr/bin/{applet}", "busybox") for applet in self.APPLETS)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            layer.tar.addfile(info)
+        self.words(layer, "usr/share", 300)
 
-        return made_once(self.cache / "tiny-debian.tar", make)
+    def debian(self):
+        return self.tar("debian", self.system)
+
+    def numpy(self):
+        def write(layer):
+            self.system(layer)
+            layer.add("usr/bin/python3", 0o755, b"#!/bin/sh\nexec cat /usr/share/0/* >/dev/null\n")
+
+        return self.tar("numpy", write)
+
+    def numpy(self):
+        return self.debian()
 
     def node(self):
-        def make(part):
-            with LayerWriter(part) as layer:
-                self.words(layer, "app/node_modules", 500)
-
-        return made_once(self.cache / "tiny-node.tar", make)
+        return self.tar("node", lambda layer: self.words(layer, "app/node_modules", 500))
 
     def layers(self, count):
         return count // 5

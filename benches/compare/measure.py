@@ -194,6 +194,12 @@ def unmount_below(directory):
         subprocess.run(["umount", "-l", point], stderr=subprocess.DEVNULL)
 
 
+def drop_caches():
+    """Nothing of any file system is in memory, save what is dirty or lives there."""
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("3\n")
+
+
 class Disk:
     """A new ext4 of its own in a loop file, mounted at `path`; gone with the `with`."""
 

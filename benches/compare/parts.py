@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 
-from measure import Disk, Failed, adopted, have, peak_memory, processor_seconds, run, timed
-from tables import aim, column
-from tools import Copy, Keelblock, calls_of, floors, launchers, provisioners, pullers, removers, wanted
+from measure import Disk, Failed, adopted, drop_caches, have, peak_memory, processor_seconds, run, timed
+from tables import aim, ceiling, column
+from tools import (Copy, Keelblock, calls_of, floors, forms, gunzip, knows, launchers, provisioners, pullers, removers,
+                   wanted, written_and_synced)
 
 # The parts, and on which images each of them runs.
 IMAGES = {
     "cold": ["debian", "node", "sixty", "big", "twenty"],
+    "sync": ["debian", "node", "sixty", "big", "twenty"],
+    "first": ["debian", "numpy"],
     "copy": ["node", "five"],
     "removal": ["node"],
     "syscalls": ["debian"],  # under strace, more entries take many minutes
@@ -31,8 +34,8 @@ def measure(part, o, results):
     images = {name: o.images[name] for name in IMAGES[part] if name in o.images}
     if not images:
         print(f"{part} is left out: it runs on {' and '.join(IMAGES[part])}", file=sys.stderr)
-    elif not o.binary and part == "copy":
-        print("copy is left out: it measures keelblock", file=sys.stderr)
+    elif not o.binary and part in ("sync", "first", "copy"):
+        print(f"{part} is left out: it measures keelblock", file=sys.stderr)
     else:
         globals()[f"part_{part}"](o, images, results)
 
@@ -118,8 +121,82 @@ def part_cold(o, images, results):
              column("processor_s", "processor, s", 2, ratio=True), column("peak_mib", "peak memory, MiB", 0),
              column("written_mb", "written, MB", 0)],
             series,
-            aims=[aim("wall time", "wall_s", 0.5, PEERS), aim("processor time", "processor_s", 0.5, PEERS),
-                  aim("wall time", "wall_s", 1.0, ["pipeline"])])
+            aims=[aim("wall time", "wall_s", 0.2 if name in ("debian", "node") else 0.3, ["podman", "containerd"]),
+                  aim("processor time", "processor_s", 0.5, PEERS),
+                  aim("wall time", "wall_s", 0.6, ["pipeline"]),
+                  aim("wall time", "wall_s", 1.5, ["floor: fetch", f"floor: {gunzip()} -d", "floor: write"], slowest=True),
+                  ceiling("peak memory", "peak_mib", 64, "MiB")])
+
+
+def part_sync(o, images, results):
+    """A pull that ends when all of it is on the disk, against the disk's own sequential write of the same bytes. With the
+    scratch directory on tmpfs the disk is as quick as memory, and what is seen is the rest of the pull."""
+    if not knows(o, "pull", "sync"):
+        print("sync is left out: this keelblock has no --sync", file=sys.stderr)
+        return
+    full = Keelblock(o.binary, "keelblock (--sync=full)", ["--sync=full"])
+    tools = wanted(o, [Keelblock(o.binary), full, written_and_synced()])
+    for n, (name, image) in enumerate(images.items()):
+        into_page_cache(image)
+        results.show(
+            f"Cold pull until all is on the disk: {name}",
+            [column("wall_s", "done, s", 2, ratio=True, spread=True), column("synced_s", "done and synced, s", 2),
+             column("processor_s", "processor, s", 2), column("written_mb", "written, MB", 0)],
+            rounds(o.rounds, tools, lambda tool, *_: pull_once(o, tool, image), o.warm_up and n == 0),
+            aims=[aim("wall time", "wall_s", 1.1, [written_and_synced().name], ours=full.name)])
+
+
+# ---- first use ------------------------------------------------------------------------------------------------
+
+# Key -> its head, and the command. GNU tar reads nothing for /dev/null; /proc and /sys are not the image's.
+FIRST = {
+    "true_ms": ("`true`, ms", ["true"]),
+    "find_ms": ("`find /`, ms", ["find", "/", "-xdev"]),
+    "stat_ms": ("`find / -size +1M`, ms", ["find", "/", "-xdev", "-size", "+1024k"]),
+    "tar_ms": ("`tar c /usr`, ms", ["sh", "-c", "tar -cf - /usr | cat >/dev/null"]),
+    "import_ms": ("`python3 -c 'import numpy'`, ms", ["python3", "-c", "import numpy"]),
+}
+
+
+def part_first(o, images, results):
+    """The first command in a container of an image in the store, nothing of which is in memory: layers as images, and as
+    trees."""
+    if not knows(o, "run", "layer_form"):
+        print("first is left out: this keelblock has layers in one form only (no --layer_form)", file=sys.stderr)
+        return
+    tools = forms(o)
+    for n, (name, image) in enumerate(images.items()):
+        commands = {key: argv for key, (_, argv) in FIRST.items() if key != "import_ms" or name == "numpy"}
+
+        @contextlib.contextmanager
+        def place():
+            with Disk(o.scratch, o.disk_bytes) as disk:
+                for tool in random.sample(tools, len(tools)):
+                    home = disk.path / tool.name.replace(" ", "-")
+                    home.mkdir()
+                    for argv in tool.pull(home, image):
+                        run(*argv)
+                yield disk
+
+        def once(tool, turn, disk):
+            values = {}
+            for key, argv in commands.items():
+                with adopted() as orphans:
+                    disk.sync()
+                    drop_caches()
+                    # Its own program is not what is measured.
+                    run(o.binary, "reference", "alpine")
+                    wall, _ = timed(tool.run_command(disk.path / tool.name.replace(" ", "-"), image, argv))
+                    orphans()
+                values[key] = wall * 1e3
+            return values
+
+        against = ["keelblock (trees)"]
+        results.show(
+            f"First use with a cold cache, layers as images and as trees: {name}",
+            [column(key, FIRST[key][0], 0, ratio=True, spread=True) for key in commands],
+            rounds(o.rounds, tools, once, o.warm_up and n == 0, place),
+            aims=[aim(f"first {FIRST[key][0].removesuffix(', ms')}", key, 1.0, against) for key in commands])
 
 
 # ---- provisions -----------------------------------------------------------------------------------------------
@@ -207,7 +284,9 @@ def part_removal(o, images, results):
             f"Removal of an image with all of its layers: {name}",
             [column("wall_ms", "until the command returns, ms", 0, ratio=True, spread=True),
              column("free_ms", "until the space is free, ms", 0), column("processor_ms", "processor, ms", 0)],
-            rounds(o.rounds, removers(o), once, o.warm_up))
+            rounds(o.rounds, removers(o), once, o.warm_up),
+            aims=[ceiling("until the command returns", "wall_ms", 50, "ms"),
+                  ceiling("until `prune --wait` returns", "wall_ms", 50, "ms", ours="keelblock (--wait)")])
 
 
 # ---- system calls ---------------------------------------------------------------------------------------------
@@ -319,6 +398,8 @@ def part_together(o, images, results):
 # on a busy machine told, and what making the disks takes. What a round did take is said after each.
 ROUND_S = {
     "cold": {"debian": 25, "node": 48, "sixty": 40, "big": 63, "twenty": 39},
+    "sync": {"debian": 7, "node": 8, "sixty": 8, "big": 12, "twenty": 8},
+    "first": {"debian": 10, "numpy": 14},
     "copy": {"node": 12, "five": 12},
     "removal": {"node": 30},
     "syscalls": {"debian": 60},
@@ -330,6 +411,6 @@ ROUND_S = {
 
 def expected_s(o):
     more = 1 if o.warm_up else 0
-    turns = {"cold": o.rounds + 1, "copy": o.rounds + more, "removal": o.rounds + more, "syscalls": 1,
+    turns = {"cold": o.rounds + 1, "sync": o.rounds + more, "first": o.rounds + more, "copy": o.rounds + more, "removal": o.rounds + more, "syscalls": 1,
              "warm": 4 * o.rounds + more, "launch": 6 * o.rounds + more, "together": o.rounds + more}
     return sum(turns[part] * seconds for part in o.parts for image, seconds in ROUND_S[part].items() if image in o.images)

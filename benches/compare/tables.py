@@ -10,9 +10,14 @@ def column(key, head, decimals=1, ratio=False, spread=False):
     return {"key": key, "head": head, "decimals": decimals, "ratio": ratio, "spread": spread}
 
 
-def aim(what, key, limit, against, ours="keelblock"):
-    """`ours` is to take at most `limit` times what the best of `against` takes."""
-    return {"what": what, "key": key, "limit": limit, "against": against, "ours": ours}
+def aim(what, key, limit, against, ours="keelblock", slowest=False):
+    """`ours` is to take at most `limit` times what the best of `against` takes, or the worst."""
+    return {"what": what, "key": key, "limit": limit, "against": against, "ours": ours, "slowest": slowest}
+
+
+def ceiling(what, key, limit, unit, ours="keelblock"):
+    """`ours` is to take at most this, whatever others take."""
+    return {"what": what, "key": key, "limit": limit, "unit": unit, "ours": ours}
 
 
 class Results:
@@ -96,10 +101,15 @@ def verdict(wanted, rows):
         return statistics.median(values) if values else None
 
     ours = median(wanted["ours"])
-    theirs = {name: value for name in wanted["against"] if (value := median(name))}
-    if ours is None or not theirs:
+    if ours is None:
         return None
-    best = min(theirs, key=theirs.get)
+    if "unit" in wanted:
+        return (f"{wanted['what']} at most {wanted['limit']} {wanted['unit']}",
+                f"{ours:.1f} {wanted['unit']}{'' if ours <= wanted['limit'] else ', **missed**'}")
+    theirs = {name: value for name in wanted["against"] if (value := median(name))}
+    if not theirs:
+        return None
+    best = (max if wanted.get("slowest") else min)(theirs, key=theirs.get)
     ratio = ours / theirs[best]
     return (f"{wanted['what']} at most {wanted['limit']:.2f} of {best}'s",
             f"{ratio:.2f}{'' if ratio <= wanted['limit'] else ', **missed**'}")

@@ -48,7 +48,10 @@ class Keelblock(Tool):
         return [[*self.base(home), "pull", image]]
 
     def run(self, home, image, n):
-        return [*self.base(home), "run", image, "--", "/bin/true"]
+        return self.run_command(home, image, ["/bin/true"])
+
+    def run_command(self, home, image, argv):
+        return [*self.base(home), "run", image, "--", *argv]
 
     def provision(self, home, image, n):
         return [[*self.base(home), "provision", "--id", f"bench-{n}", image]]
@@ -207,17 +210,33 @@ def floors():
     def each(script):
         return f"printf '%s\\n' \"$@\" | xargs -P 2 -n 1 sh -ec '{script}' sh"
 
-    gunzip = "igzip" if have("igzip") else "gzip"
     found = []
     if have("curl"):
         found.append(Floor("floor: fetch", """printf 'url="%s"\\noutput=/dev/null\\n' "$@" | curl -fsSZ --parallel-max 2 -K -""",
                            urls))
     if have("curl", "openssl"):
         found.append(Floor("floor: fetch + sha256", each('curl -fsS "$1" | openssl dgst -sha256 -r >/dev/null'), urls))
-    found.append(Floor(f"floor: {gunzip} -d", each(f'{gunzip} -d -c "$1" >/dev/null'), blobs))
+    found.append(Floor(f"floor: {gunzip()} -d", each(f'{gunzip()} -d -c "$1" >/dev/null'), blobs))
     extract = 'd=$(mktemp -d -p .); tar --numeric-owner --xattrs --xattrs-include="*" -xpf "$1" -C "$d"'
     found.append(Floor("floor: tar -x", each(extract), tars, on_disk=True))
+    found.append(sequential_write("floor: write"))
     return found
+
+
+def gunzip():
+    """The quickest that Debian has."""
+    return "igzip" if have("igzip") else "gzip"
+
+
+def sequential_write(name, end=""):
+    """A file of the bytes of all tars, written from the page cache from the first to the last."""
+    write = 'for tar; do dd if="$tar" of=written bs=1M oflag=append conv=notrunc status=none; done'
+    return Floor(name, write + end, lambda image: [layer.tar for layer in image.layers], on_disk=True)
+
+
+def written_and_synced():
+    """The same, until it is on the disk."""
+    return sequential_write("floor: write + fdatasync", "; sync -d written")
 
 
 class Bundle(Tool):
@@ -295,6 +314,17 @@ def pullers(o):
     return wanted(o, tools)
 
 
+def knows(o, command, flag):
+    """Whether this keelblock has a flag."""
+    return bool(o.binary) and f"--{flag}" in run(o.binary, command, "--help")
+
+
+def forms(o):
+    """keelblock with its layers as images and as trees."""
+    return wanted(o, [Keelblock(o.binary, "keelblock", ["--layer_form=erofs"]),
+                      Keelblock(o.binary, "keelblock (trees)", ["--layer_form=tree"])])
+
+
 def provisioners(o):
     copying = [Keelblock(o.binary, "keelblock (copy)", ["--image_provisioner_backend=copy"])] if o.binary else []
     return [t for t in pullers(o) if hasattr(t, "provision")] + wanted(o, copying)
@@ -303,7 +333,7 @@ def provisioners(o):
 def removers(o):
     """`prune` leaves the deletion to a process in the background where it knows `--wait`."""
     tools = [t for t in pullers(o) if hasattr(t, "remove")]
-    if o.binary and "--wait" in run(o.binary, "prune", "--help"):
+    if knows(o, "prune", "wait"):
         tools += wanted(o, [Keelblock(o.binary, "keelblock (--wait)", prune=["--wait"])])
     return tools
 

@@ -22,12 +22,12 @@ pub struct Chosen {
 }
 
 /// All kinds, whether they work here or not: a rootfs of an earlier day must be taken away by its own kind. What they
-/// take away is collected by `gc`, on the filesystem of the rootfses.
-pub fn all(gc: &Gc) -> Vec<Arc<dyn Backend>> {
+/// take away is collected by `gc`, on the filesystem of the rootfses; `bind_strict` as in [`BindBackend::strict`].
+pub fn all(gc: &Gc, bind_strict: bool) -> Vec<Arc<dyn Backend>> {
     vec![
         Arc::new(OverlayBackend::new(gc.clone())),
         Arc::new(CopyBackend::new(gc.clone())),
-        Arc::new(BindBackend::new(gc.clone())),
+        Arc::new(BindBackend::new(gc.clone()).strict(bind_strict)),
     ]
 }
 

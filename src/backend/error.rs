@@ -45,7 +45,8 @@ pub enum BackendError {
     MixedMarks,
     /// A bind mount hides nothing.
     #[error(
-        "the layer has whiteouts, which would show as devices; use --image_provisioner_backend=overlay or copy"
+        "the layer has whiteouts, which would show as devices: leave --bind_strict out, or use \
+         --image_provisioner_backend=overlay or copy"
     )]
     Whiteouts,
     /// overlayfs does not want to be mounted so.

@@ -15,6 +15,7 @@ pub mod error;
 mod implied;
 mod metadata;
 pub mod overlay;
+mod overlayfs;
 mod place;
 mod probe;
 mod stack;

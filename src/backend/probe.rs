@@ -19,7 +19,7 @@ use keelblock_actors::ports::LayerDir;
 use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, XattrFlags, fsetxattr, mkdirat, mknodat, openat};
 
 use super::error::BackendError;
-use super::{overlay, place, stack};
+use super::{overlay, overlayfs, place, stack};
 use crate::sys::mount::{DetachedMount, MountFlags};
 use crate::sys::remove::remove_tree;
 use crate::sys::{process_identity, record_lock};
@@ -118,7 +118,8 @@ fn try_overlay(directory: &Path, store: &Path, user_xattrs: bool) -> Result<(), 
         implied: Arc::default(),
         hold: Arc::new(()),
     };
-    let mount = overlay::mount_on_trial(&layer, directory).map_err(refused)?;
+    let top = overlay::make_writable(&[&layer], directory).map_err(refused)?;
+    let mount = overlayfs::mount_on_trial(&[&layer], &top).map_err(refused)?;
     let on = |path: &Path| format!("on the filesystem of {}", path.display());
     for path in [directory, store] {
         if !lists_types(path).map_err(Unsuitable::because(format!("cannot read {}", path.display())))? {

@@ -19,10 +19,12 @@ use keelblock_actors::stop::Stop;
 use super::{home, seal, tar_header};
 use crate::backend::CopyBackend;
 use crate::limits::Limits;
-use crate::store::{DiskStore, LayerRecord, Privileges, whiteout};
+use crate::store::{DiskStore, Form, LayerForm, LayerRecord, Privileges, StoreSettings, whiteout};
 
 const LAYERS_MAX: usize = 4;
 const ENTRIES_MAX: usize = 40;
+/// Their directories.
+const STORES: [&str; 3] = ["store", "other", "images"];
 const SECRET: &[u8] = b"nobody writes here";
 
 /// A place with two stores, and beside them what no layer may touch.
@@ -31,6 +33,8 @@ struct Place {
     store: DiskStore,
     /// Where a layer is unpacked in the other way, to compare.
     other: DiskStore,
+    /// Where it becomes an image, for root.
+    images: DiskStore,
 }
 
 /// A layer to be.
@@ -70,6 +74,12 @@ pub fn layers(bytes: &[u8]) {
                 "what becomes of a layer depends on the number of threads"
             );
         }
+        let image = place.unpack(&place.images, blob, blob.threaded);
+        assert_eq!(
+            layer.as_ref().map(describe),
+            image.as_ref().map(describe),
+            "what becomes of a layer depends on how it is kept"
+        );
         if let Some(layer) = layer {
             place.check_tree(&layer.dir.path, Some(layer.dir.user_xattrs));
             taken.push(layer.dir);
@@ -81,7 +91,7 @@ pub fn layers(bytes: &[u8]) {
         place.check_outside();
     }
     drop(taken);
-    for store in [&place.store, &place.other] {
+    for store in [&place.store, &place.other, &place.images] {
         store.prune(&Keep { images: Vec::new() }, &|| Ok(Vec::new())).expect("a prune");
     }
 }
@@ -96,7 +106,13 @@ struct Unpacked {
 fn describe(layer: &Unpacked) -> Vec<String> {
     let tree = &layer.dir.path;
     // The same tar may have come before, in another blob.
-    let record = LayerRecord { blob: None, compression: Compression::None, ..layer.record.clone() };
+    let record = LayerRecord {
+        blob: None,
+        compression: Compression::None,
+        form: Form::Tree,
+        image: None,
+        ..layer.record.clone()
+    };
     let mut lines = vec![format!("{record:?}")];
     let mut first_names = BTreeMap::new();
     let mut todo = vec![tree.clone()];
@@ -160,11 +176,16 @@ impl Place {
         std::os::unix::fs::symlink("etc/passwd", home.join("canary/link")).expect("a symlink in memory");
         let log = slog::Logger::root(slog::Discard, slog::o!());
         let privileges = Privileges::detect().expect("/proc is there");
-        let store = |name| {
-            DiskStore::open(&home.join(name), limits.clone(), privileges, log.clone()).expect("a fresh store")
+        let store = |name, form| {
+            let settings = StoreSettings { form, ..StoreSettings::new(limits.clone(), privileges) };
+            DiskStore::open_with(&home.join(name), settings, log.clone()).expect("a fresh store")
         };
-        let (store, other) = (store("store"), store("other"));
-        Self { home, store, other }
+        let (store, other, images) = (
+            store("store", LayerForm::Tree),
+            store("other", LayerForm::Tree),
+            store("images", LayerForm::Auto),
+        );
+        Self { home, store, other, images }
     }
 
     fn unpack(&self, store: &DiskStore, blob: &Blob, threaded: bool) -> Option<Unpacked> {
@@ -191,7 +212,7 @@ impl Place {
             source: LayerSource::File { path: PathBuf::from("/fuzz") },
         };
         let stored = staging.unpack(&layer, &mut &blob.bytes[..], &Stop::default());
-        for name in ["store", "other"] {
+        for name in STORES {
             let staged = self.home.join(name).join("staging").read_dir().map_or(0, Iterator::count);
             assert_eq!(staged, 0, "something is left in staging after {:?}", stored.err());
         }
@@ -216,7 +237,7 @@ impl Place {
         }
         names.sort();
         // Stores are made when they are first written to.
-        names.retain(|name| name != Path::new("store") && name != Path::new("other"));
+        names.retain(|name| !STORES.iter().any(|store| name == Path::new(store)));
         let expected = ["canary", "canary/etc", "canary/etc/passwd", "canary/link"];
         assert_eq!(names, expected.map(PathBuf::from));
         let passwd = canary.join("etc/passwd");

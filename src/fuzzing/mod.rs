@@ -13,10 +13,15 @@ mod names;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::sys::mount::{mountinfo, unmount_all};
+
 pub use documents::{config, manifest};
 pub use inflate::inflate;
 pub use layers::layers;
 pub use names::reference;
+
+pub use crate::store::ImageFile;
+pub use crate::store::image::fuzzing::{Layer, image};
 
 /// See `store/fuzzing.rs`.
 pub fn tar(bytes: &[u8]) {
@@ -114,6 +119,7 @@ pub(crate) fn home(of: &str) -> PathBuf {
         let name = entry.file_name().to_string_lossy().into_owned();
         let left = name.strip_prefix(HOME).and_then(|rest| rest.rsplit_once('-'));
         if left.is_some_and(|(_, pid)| !Path::new("/proc").join(pid).is_dir()) {
+            unmount_below(&entry.path());
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
@@ -121,6 +127,15 @@ pub(crate) fn home(of: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&home);
     std::fs::create_dir_all(&home).expect("a directory in memory");
     home
+}
+
+/// What a killed fuzzer had mounted.
+fn unmount_below(home: &Path) {
+    for mount in mountinfo::read().unwrap_or_default() {
+        if mount.target.starts_with(home) {
+            let _ = unmount_all(&mount.target);
+        }
+    }
 }
 
 /// Removes what [`layers`] and [`archive`] made; they cannot be called after it.

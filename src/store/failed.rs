@@ -11,7 +11,8 @@ use keelblock_actors::error::StoreError;
 
 use super::attributes::Unset;
 use super::flaw::{EntryError, Flaw};
-use super::tree::{Lost, components};
+use super::meaning::components;
+use super::tree::Lost;
 
 /// See the module.
 pub(super) enum Failed {

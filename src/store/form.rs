@@ -1,8 +1,8 @@
 //! What a committed layer is on disk, as its `layer.json` says.
 //!
-//! A layer is something that can be shown as a read-only directory. The only form so far is a tree that is that
-//! directory; another (an EROFS image, say) is one more [`Form`], written by its own kind of unpacking and shown by a
-//! mount that the [`LayerDir`]'s hold keeps.
+//! A layer is something that can be shown as a read-only directory: an EROFS image, which is mounted for as long as the
+//! [`LayerDir`]'s hold is there, or a tree that is that directory. Both may be in one store. An image is one file: made
+//! without an inode for each entry, removed by one unlink, synced by one fdatasync. A tree needs no mount, and so no root.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,18 +13,38 @@ use std::sync::Arc;
 use keelblock_actors::error::StoreError;
 use keelblock_actors::image::digest::{DiffId, Digest};
 use keelblock_actors::image::plan::Compression;
-use keelblock_actors::ports::LayerDir;
+use keelblock_actors::ports::{Hold, LayerDir};
 use serde::{Deserialize, Serialize};
 
 use super::attributes::NotSet;
-use super::layout::{LAYER_RECORD, Layout, TREE};
+use super::image::ImageFile;
+use super::layout::{IMAGE, LAYER_RECORD, Layout, SUMS, TREE};
+use super::shown::Mounts;
 use super::whiteout::Namespace;
+
+/// Bytes of an image that one of its sums is about, and bytes of that sum.
+const SUMMED_BYTES: u64 = 4096;
+const SUM_BYTES: u64 = 4;
 
 /// How a layer is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// Unpacked below `tree/`.
+    Tree,
+    /// An EROFS image, `layer.erofs`.
+    Erofs,
+}
+
+/// In which form layers are kept that come from now on: `--layer_form`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayerForm {
+    /// As images where they can be mounted here, else as trees.
+    #[default]
+    Auto,
+    /// As images.
+    Erofs,
+    /// As trees.
     Tree,
 }
 
@@ -53,9 +73,16 @@ pub struct LayerRecord {
     /// Whether there are whiteouts in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whiteouts: bool,
+    /// Which commit made it: the name it had in staging, so that what is said of this one is never taken for the word on
+    /// a later layer of the same diff ID. Empty = a version of this program that kept no journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub commit: String,
     /// What the layer asked for and did not get.
     #[serde(default, skip_serializing_if = "NotSet::is_empty")]
     pub not_set: NotSet,
+    /// Of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageFile>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
@@ -82,18 +109,41 @@ impl LayerRecord {
         std::fs::write(staged.join(LAYER_RECORD), serde_json::to_vec(self)?)
     }
 
-    /// Shows the layer.
-    pub(super) fn show(&self, layout: &Layout, namespace: Namespace) -> LayerDir {
+    /// Whether the files that make this layer are all in its directory, as far as names and sizes can tell.
+    pub(super) fn has_its_files(&self, dir: &Path) -> bool {
         match self.form {
-            Form::Tree => LayerDir {
-                diff_id: self.diff_id.clone(),
-                path: layout.layer(&self.diff_id).join(TREE),
-                user_xattrs: namespace == Namespace::User,
-                whiteouts: self.whiteouts,
-                implied: self.implied.iter().map(|path| read(path)).collect(),
-                hold: Arc::new(()),
-            },
+            Form::Tree => std::fs::symlink_metadata(dir.join(TREE)).is_ok_and(|tree| tree.is_dir()),
+            Form::Erofs => {
+                let is = |name, bytes| {
+                    std::fs::symlink_metadata(dir.join(name))
+                        .is_ok_and(|found| found.is_file() && found.len() == bytes)
+                };
+                let sums_bytes = |image: &ImageFile| image.bytes.div_ceil(SUMMED_BYTES) * SUM_BYTES;
+                self.image.as_ref().is_some_and(|image| is(IMAGE, image.bytes) && is(SUMS, sums_bytes(image)))
+            }
         }
+    }
+
+    /// Shows the layer.
+    pub(super) fn show(
+        &self,
+        layout: &Layout,
+        mounts: &Arc<Mounts>,
+        namespace: Namespace,
+    ) -> Result<LayerDir, StoreError> {
+        let at = layout.layer(&self.diff_id);
+        let (path, hold): (_, Arc<dyn Hold>) = match self.form {
+            Form::Tree => (at.join(TREE), Arc::new(())),
+            Form::Erofs => mounts.show(&self.diff_id, &at.join(IMAGE))?,
+        };
+        Ok(LayerDir {
+            diff_id: self.diff_id.clone(),
+            path,
+            user_xattrs: namespace == Namespace::User,
+            whiteouts: self.whiteouts,
+            implied: self.implied.iter().map(|path| read(path)).collect(),
+            hold,
+        })
     }
 }
 

@@ -35,6 +35,7 @@ use keelblock_actors::stop::Stop;
 use serde::{Deserialize, Serialize};
 use slog::{Logger, warn};
 
+use super::form::Form;
 use super::images::names;
 use super::layout::{Layout, fresh_name};
 use super::prune::diff_of_blob;
@@ -46,6 +47,10 @@ use crate::sys::space::{self, Room};
 /// Bytes written until the ledger is told. 4 MiB: some hundred times a second at the speed of a fast disk, and what may
 /// count twice is 4 MiB a layer.
 const STEP_BYTES: u64 = 4 << 20;
+/// The writer of an image tells at least this often how far it is.
+const IMAGE_STEP_BYTES: u64 = 4 << 20;
+/// An image's checksums take this part of its size.
+const SUM_SHARE: u64 = 1024;
 /// What is reserved at once beyond what is needed, when an estimate was too low: an eighth of it, or 16 MiB.
 const GROWTH_BYTES_MIN: u64 = 16 << 20;
 /// Blocks of a filesystem.
@@ -54,6 +59,8 @@ const BLOCK_BYTES: u64 = 4096;
 const INODE_BYTES: u64 = 512;
 /// What every layer takes: its directory, its record, the blocks of their names.
 const LAYER_BYTES: u64 = 16 << 10;
+/// Files of every layer: its directory, its record, its image and that one's checksums, the mark that it is unsettled.
+const LAYER_FILES: u64 = 5;
 /// Files of a layer that only its size is known of: one for so many bytes. Debian has one for 17 KiB, `node_modules` one
 /// for 8; that more are needed shows soon enough.
 const BYTES_PER_FILE: u64 = 32 << 10;
@@ -87,17 +94,11 @@ impl Need {
     }
 
     pub(super) fn plus(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes.saturating_add(other.bytes),
-            files: self.files.saturating_add(other.files),
-        }
+        Self { bytes: self.bytes.saturating_add(other.bytes), files: self.files.saturating_add(other.files) }
     }
 
     fn minus(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes.saturating_sub(other.bytes),
-            files: self.files.saturating_sub(other.files),
-        }
+        Self { bytes: self.bytes.saturating_sub(other.bytes), files: self.files.saturating_sub(other.files) }
     }
 
     fn max(self, other: Self) -> Self {
@@ -156,7 +157,9 @@ impl Ledger {
         let mut entries = Vec::new();
         for layer in layers {
             if !self.is_here(&layer.key)? {
-                entries.push((layer.key.clone(), self.need(layer, layer.blob.compression)));
+                // In which form it will be kept is known when it is begun: an image takes the fewest files.
+                let need = self.need(layer, layer.blob.compression, Form::Erofs);
+                entries.push((layer.key.clone(), need));
             }
         }
         if entries.is_empty() {
@@ -167,17 +170,22 @@ impl Ledger {
     }
 
     /// Begins a layer: room for it is set aside, unless a plan has done that.
-    pub(super) fn outlay(self: &Arc<Self>, layer: &LayerSpec, stop: &Stop) -> Result<Outlay, StoreError> {
-        let need = self.need(layer, layer.blob.compression);
+    pub(super) fn outlay(
+        self: &Arc<Self>,
+        layer: &LayerSpec,
+        form: Form,
+        stop: &Stop,
+    ) -> Result<Outlay, StoreError> {
+        let need = self.need(layer, layer.blob.compression, form);
         let page = Page { bringing: true, entries: vec![(layer.key.clone(), need)] };
         let locked = self.until_collected(stop, || self.add(&page))?;
         let state = Mutex::new(State { reserved: need, ..State::default() });
         let (ledger, layer, stop) = (Arc::clone(self), layer.clone(), stop.clone());
-        Ok(Outlay { ledger, layer, locked, state, stop })
+        Ok(Outlay { ledger, layer, form, locked, state, stop })
     }
 
-    /// What a layer may need, when it is compressed like this.
-    fn need(&self, layer: &LayerSpec, compression: Option<Compression>) -> Need {
+    /// What a layer may need, when it is compressed like this and kept in this form.
+    fn need(&self, layer: &LayerSpec, compression: Option<Compression>, form: Form) -> Need {
         let member = match &layer.source {
             LayerSource::Archive { size, .. } => Some(*size),
             _ => None,
@@ -190,7 +198,11 @@ impl Ledger {
                 u64::try_from(u128::from(size) * u128::from(self.estimate_percent) / 100).unwrap_or(u64::MAX)
             }
         };
-        Need { bytes: bytes.saturating_add(LAYER_BYTES), files: bytes / BYTES_PER_FILE + 4 }
+        let files = match form {
+            Form::Tree => bytes / BYTES_PER_FILE,
+            Form::Erofs => 0,
+        };
+        Need { bytes: bytes.saturating_add(LAYER_BYTES), files: files + LAYER_FILES }
     }
 
     fn is_here(&self, key: &LayerKey) -> Result<bool, StoreError> {
@@ -413,6 +425,7 @@ impl Ledger {
 pub(super) struct Outlay {
     ledger: Arc<Ledger>,
     layer: LayerSpec,
+    form: Form,
     locked: Locked,
     state: Mutex<State>,
     stop: Stop,
@@ -424,14 +437,12 @@ struct State {
     spent: Need,
     /// Of what is spent, what the ledger knows.
     told: Need,
-    /// Where the one file of a layer that is an image ends.
-    end: u64,
 }
 
 impl Outlay {
     /// Takes note of how the layer is compressed, and of the size of its tar if that is known.
     pub(super) fn found(&self, compression: Compression, tar_bytes: Option<u64>) -> Result<(), StoreError> {
-        let mut need = self.ledger.need(&self.layer, Some(compression));
+        let mut need = self.ledger.need(&self.layer, Some(compression), self.form);
         if let Some(bytes) = tar_bytes {
             need = need.max(Need::content(bytes));
         }
@@ -471,17 +482,12 @@ impl Outlay {
         self.tell(&mut state, reserved)
     }
 
-    /// Takes note of what was written of a layer that is one file: it ends here, and at least so many bytes follow.
-    #[expect(dead_code, reason = "the form that is one file is yet to come")]
-    pub(super) fn written(&self, end: u64, more: u64) -> Result<(), StoreError> {
-        let new = {
-            let mut state = self.state();
-            let new = end.saturating_sub(state.end);
-            state.end = state.end.max(end);
-            new
-        };
-        self.ensure(Need::content(new.saturating_add(more)))?;
-        self.spend(Need::content(new))
+    /// Takes note that so much more was written of a layer that is an image, and sees to the next step's room.
+    pub(super) fn image_written(&self, more_bytes: u64) -> Result<(), StoreError> {
+        // Each block has a checksum.
+        let more = more_bytes.saturating_add(more_bytes / SUM_SHARE);
+        self.ensure(Need::content(more.saturating_add(IMAGE_STEP_BYTES)))?;
+        self.spend(Need::content(more))
     }
 
     /// The error, with the numbers if it says that the disk is full all the same: somebody else has filled it.
@@ -497,9 +503,8 @@ impl Outlay {
         };
         // It was about to write something, whatever the estimate.
         let page = self.page(reserved.minus(spent).max(Need { bytes: BLOCK_BYTES, files: 1 }));
-        let numbers = self.ledger.lock().and_then(|dir| {
-            self.ledger.numbers(&dir, &page, Some(&self.locked.path))
-        });
+        let numbers =
+            self.ledger.lock().and_then(|dir| self.ledger.numbers(&dir, &page, Some(&self.locked.path)));
         numbers.map_or(error, |source| UnpackError::NoRoom { layer, source })
     }
 

@@ -3,6 +3,7 @@
 //! One pass (`pipeline`) and no copy on disk. Nothing is trusted before its hash is known: all of it goes to a private directory, and only when size,
 //! blob digest and diff ID are right is that committed.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,14 +20,17 @@ use super::attributes::{Attributes, NotSet};
 use super::entry::{Applied, Applier};
 use super::flaw::Flaw;
 use super::form::{Form, LayerRecord};
+use super::image::{ImageApplier, ImageFile};
 use super::intake::Intake;
 use super::job;
-use super::layout::TREE;
-use super::space::Outlay;
+use super::layout::{IMAGE, SUMS, TREE};
 use super::pipeline::{Stages, Threads, join, start};
+use super::space::{Need, Outlay};
 use super::stage::Stage;
-use super::tar::{Bounds, Reader, Source};
+use super::tar::{Bounds, Member, Reader, Source};
 use super::whiteout::Namespace;
+use super::writeback::WriteBack;
+use crate::erofs::Watch;
 use crate::sys::lock::NamedLock;
 
 /// Bytes of a bad blob that are still read to learn whether its digest is wrong, which says more than what the
@@ -38,6 +42,7 @@ pub(super) struct DiskStaging {
     pub(super) store: std::sync::Arc<Inner>,
     pub(super) key: LayerKey,
     pub(super) namespace: Namespace,
+    pub(super) form: Form,
     pub(super) stage: Stage,
     /// Given back after the stage is gone or committed.
     pub(super) claim: NamedLock,
@@ -52,17 +57,34 @@ impl Staging for DiskStaging {
     ) -> Result<StoredLayer, UnpackError> {
         let began = Instant::now();
         // In this order, so that on an error the stage goes before the claim.
-        let Self { store, key, namespace, claim, stage } = *self;
+        let Self { store, key, namespace, form, claim, stage } = *self;
         let declared = declared_digest(&key, layer)?;
-        let outlay = Arc::new(store.space.outlay(layer, stop).map_err(|error| Flaw::of_ledger(error).of(&key))?);
-        let job = Job { store: &store, key: &key, layer, namespace, stage: &stage, outlay, declared, stop };
-        let record = job.run(blob).map_err(|error| job.outlay.explained(error))?;
-        let outlay = job.outlay;
-        let stored = super::commit::commit(&store.layout, &key, stage, &record);
-        let stored = stored.map_err(|error| outlay.explained(error))?;
+        let outlay =
+            store.space.outlay(layer, form, stop).map_err(|error| Flaw::of_ledger(error).of(&key))?;
+        let outlay = Arc::new(outlay);
+        let stored = {
+            let outlay = Arc::clone(&outlay);
+            let job = Job {
+                store: &store,
+                key: &key,
+                layer,
+                namespace,
+                form,
+                stage: &stage,
+                outlay,
+                declared,
+                stop,
+            };
+            job.run(blob).and_then(|mut record| {
+                let stored = super::commit::commit(&store, &key, stage, &mut record)?;
+                Ok((stored, record))
+            })
+        };
+        let (stored, record) = stored.map_err(|error| outlay.explained(error))?;
         // It is in the store: from here on it counts for nothing by itself.
         drop(outlay);
         drop(claim);
+        store.settler.nudge(&store);
         let elapsed_ms = began.elapsed().as_millis() as u64;
         let layer = stored.diff_id.to_string();
         if !record.not_set.is_empty() {
@@ -95,6 +117,7 @@ struct Job<'a> {
     key: &'a LayerKey,
     layer: &'a LayerSpec,
     namespace: Namespace,
+    form: Form,
     stage: &'a Stage,
     outlay: Arc<Outlay>,
     declared: Option<Digest>,
@@ -113,7 +136,10 @@ impl Job<'_> {
         let mut intake = Intake::new(blob, size, declared, limits.layer_bytes_max, self.stop);
         let stages = Stages { blob: &self.layer.blob, limits, outlay: &self.outlay, stop: self.stop };
         let ran = stages
-            .run(&mut intake, hasher, |tar, threads| self.apply(tar, threads))
+            .run(&mut intake, hasher, |tar, threads| match self.form {
+                Form::Tree => Ok((self.apply(tar, threads)?, None)),
+                Form::Erofs => self.make_image(tar).map(|(applied, image)| (applied, Some(image))),
+            })
             .map_err(|flaw| self.diagnosed(flaw, &mut intake))?;
         self.verify_blob(&mut intake)?;
         let diff_id = DiffId(ran.digest);
@@ -122,9 +148,9 @@ impl Job<'_> {
         {
             return Err(UnpackError::WrongDiffId { layer: self.key.clone(), actual: diff_id });
         }
-        let applied = ran.made;
+        let (applied, image) = ran.made;
         Ok(LayerRecord {
-            form: Form::Tree,
+            form: self.form,
             diff_id,
             bytes: applied.bytes,
             entries: applied.entries,
@@ -133,7 +159,9 @@ impl Job<'_> {
             implied_dirs: applied.implied_dirs,
             implied: applied.implied,
             whiteouts: applied.whiteouts,
+            commit: String::new(),
             not_set: applied.not_set,
+            image,
         })
     }
 
@@ -167,8 +195,38 @@ impl Job<'_> {
         }
     }
 
+    /// Makes an image of the tar.
+    fn make_image(&self, tar: &mut dyn Source) -> Result<(Applied, ImageFile), Flaw> {
+        let (at, sums) = (self.stage.path().join(IMAGE), self.stage.path().join(SUMS));
+        let applier = ImageApplier::new(
+            at.clone(),
+            sums,
+            self.namespace,
+            &self.store.limits,
+            Box::new(Watching { outlay: &self.outlay, write_back: WriteBack::default() }),
+        );
+        let mut applier = applier.map_err(|source| Flaw::Write { path: at, source })?;
+        self.read_all(tar, |member, reader| {
+            // What it announces must fit: else the file that fills the disk is written first.
+            self.outlay.ensure(Need::content(member.content_bytes())).map_err(Flaw::of_ledger)?;
+            applier.apply(member, reader)
+        })?;
+        applier.finish()
+    }
+
     /// Applies all entries and reads the tar to its end; lets the helper go.
     fn apply_all(&self, tar: &mut dyn Source, mut applier: Applier) -> Result<Applier, Flaw> {
+        self.read_all(tar, |member, reader| applier.apply(member, reader))?;
+        applier.dismiss_helper()?;
+        Ok(applier)
+    }
+
+    /// Gives all entries to `apply` and reads the tar to its end.
+    fn read_all<'t>(
+        &self,
+        tar: &'t mut dyn Source,
+        mut apply: impl FnMut(Member, &mut Reader<&'t mut dyn Source>) -> Result<(), Flaw>,
+    ) -> Result<(), Flaw> {
         let limits = &self.store.limits;
         let bounds = Bounds {
             entries_max: limits.layer_entries_max,
@@ -181,11 +239,10 @@ impl Job<'_> {
             if self.stop.is_raised() {
                 return Err(Flaw::Stopped);
             }
-            applier.apply(member, &mut reader)?;
+            apply(member, &mut reader)?;
         }
         reader.finish()?;
-        applier.dismiss_helper()?;
-        Ok(applier)
+        Ok(())
     }
 
     /// Whether the blob, read to its end, has the digest it should.
@@ -210,6 +267,19 @@ impl Job<'_> {
             Ok(()) if intake.ended() => self.verify_blob(intake).err().unwrap_or_else(|| flaw.of(self.key)),
             _ => flaw.of(self.key),
         }
+    }
+}
+
+/// What is told of an image being written: the ledger, which may end it, and the disk.
+struct Watching<'a> {
+    outlay: &'a Outlay,
+    write_back: WriteBack,
+}
+
+impl Watch for Watching<'_> {
+    fn written(&mut self, file: &File, end: u64, more: u64) -> io::Result<()> {
+        self.outlay.image_written(more).map_err(|error| Flaw::of_ledger(error).carried())?;
+        self.write_back.written(file, end, more)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Locks on whole files that die with their process and can be looked at without being taken.
 //!
-//! Open file description locks (fcntl(2), `F_OFD_SETLK`). Why not flock(2): the only way to see whether another has
+//! Locks of [`range_lock`], exclusive. Why not flock(2): the only way to see whether another has
 //! one is to take it, and whoever looks makes a taker fail who came at that moment. Why not plain POSIX locks: they
 //! vanish when any descriptor of the file is closed anywhere in the process.
 //!
@@ -10,45 +10,27 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-
-fn whole_file(kind: libc::c_int) -> libc::flock {
-    // The casts narrow small constants: the fields are shorts.
-    libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 }
-}
+use super::lock::LockKind;
+use super::range_lock::{self, Range};
 
 /// Takes the lock on this file, open for writing; `false` when somebody has it, in this process or another.
 pub fn try_lock(file: impl AsFd) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    range_lock::try_lock(file, Range::ALL, LockKind::Exclusive)
 }
 
 /// Takes the lock on this file, open for writing; waits while somebody has it.
 pub fn lock(file: impl AsFd) -> io::Result<()> {
-    let file = file.as_fd();
-    loop {
-        match fcntl(file, FcntlArg::F_OFD_SETLKW(&whole_file(libc::F_WRLCK))) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    range_lock::lock(file, Range::ALL, LockKind::Exclusive)
 }
 
 /// Gives the lock back, whoever else has a copy of the descriptor.
 pub fn unlock(file: impl AsFd) -> io::Result<()> {
-    Ok(fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_UNLCK))).map(drop)?)
+    range_lock::unlock(file, Range::ALL)
 }
 
 /// Whether somebody has the lock, other than by this very descriptor. Takes nothing.
 pub fn is_locked(file: impl AsFd) -> io::Result<bool> {
-    let mut lock = whole_file(libc::F_WRLCK);
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
-    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+    range_lock::is_locked(file, Range::ALL)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Stacks that nobody thought of: whatever the layers hold, overlayfs and the copy agree.
+//! Stacks that nobody thought of: whatever the layers hold, overlayfs, with and without an upper directory, and the copy agree.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ fn put(layer: &Layer, path: &str, what: Put, number: usize) {
 }
 
 #[test]
-fn overlay_and_copy_agree_on_any_stack() {
+fn all_backends_agree_on_any_stack() {
     if !privileged() {
         return;
     }

@@ -18,7 +18,7 @@ fn overlay_is_the_default_where_it_works_and_that_is_remembered() {
         let chosen = choose(None, &work, &store, false, true).unwrap();
         assert_eq!(chosen.default, BackendName::Overlay);
         assert!(chosen.fallback.is_none());
-        let names: Vec<_> = keelblock::backend::all(&keelblock::gc::Gc::default())
+        let names: Vec<_> = keelblock::backend::all(&keelblock::gc::Gc::default(), false)
             .iter()
             .map(|backend| backend.name())
             .collect();

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use keelblock::backend::{CopyBackend, OverlayBackend};
+use keelblock::backend::{BindBackend, CopyBackend, OverlayBackend};
 use keelblock_actors::ports::{Backend, LayerDir, RootfsPlace};
 use keelblock_actors::stop::Stop;
 
@@ -34,7 +34,11 @@ fn parts(bed: &Path) -> (Vec<LayerDir>, RootfsPlace) {
 }
 
 fn backend(name: &str) -> Box<dyn Backend> {
-    if name == "copy" { Box::new(CopyBackend::default()) } else { Box::new(OverlayBackend::default()) }
+    match name {
+        "copy" => Box::new(CopyBackend::default()),
+        "bind" => Box::new(BindBackend::default()),
+        _ => Box::new(OverlayBackend::default()),
+    }
 }
 
 /// Runs in a process of its own, started by the test below: mounts and unmounts until it is killed.
@@ -56,7 +60,7 @@ fn whatever_moment_a_process_is_killed_the_next_takes_away_what_it_left() {
     if !privileged() {
         return;
     }
-    for name in ["overlay", "copy"] {
+    for name in ["overlay", "copy", "bind"] {
         let bed = Bed::in_memory();
         let (base, top) = (bed.layer("base"), bed.layer("top"));
         for file in 0..300 {

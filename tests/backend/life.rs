@@ -107,11 +107,11 @@ fn a_failed_mount_leaves_nothing_and_names_what_was_missing() {
     std::fs::remove_dir(&gone.path).unwrap();
     for backend in all_backends() {
         let place = bed.place(1);
-        let layers =
-            if backend.name() == BindBackend::default().name() { vec![&gone] } else { vec![&gone, &here] };
-        let error = backend.mount(&stack(&layers), &place, &Stop::default()).unwrap_err();
-        assert!(chain(&error).contains("store/gone"), "{}", chain(&error));
-        assert!(!place.rootfs.exists() && !place.scratch.exists(), "{}", backend.name());
+        for layers in [&[&gone][..], &[&gone, &here], &[&here, &gone]] {
+            let error = backend.mount(&stack(layers), &place, &Stop::default()).unwrap_err();
+            assert!(chain(&error).contains("store/gone"), "{}", chain(&error));
+            assert!(!place.rootfs.exists() && !place.scratch.exists(), "{}", backend.name());
+        }
     }
 }
 
@@ -144,13 +144,58 @@ fn bind_shows_one_layer_that_cannot_be_written_and_keeps_the_flags_of_its_mount(
 }
 
 #[test]
-fn bind_refuses_two_layers_and_says_what_to_use() {
+fn bind_shows_many_layers_that_cannot_be_written() {
+    if !privileged() {
+        return;
+    }
+    let bed = Bed::new();
+    let (base, top, hiding) = (bed.layer("base"), bed.layer("top"), bed.layer("hiding"));
+    base.file("etc/hosts", "x").file("etc/gone", "x");
+    top.file("etc/hosts", "y").whiteout("etc/gone");
+    hiding.file("kept", "x").whiteout("never-was");
+    let before = [&base, &top, &hiding].map(|layer| snapshot(&layer.path));
+    for (layers, path) in [(&[&base, &top][..], "etc/hosts"), (&[&hiding], "kept")] {
+        let place = bed.place(1);
+        let rootfs = BindBackend::default().mount(&stack(layers), &place, &Stop::default()).unwrap();
+        assert!(rootfs.read_only);
+        for error in [
+            std::fs::write(place.rootfs.join("new"), "").unwrap_err(),
+            std::fs::write(place.rootfs.join(path), "").unwrap_err(),
+            std::fs::remove_file(place.rootfs.join(path)).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        }
+        let mounts = mountinfo::read().unwrap();
+        let mount = mounts.iter().find(|mount| mount.target == place.rootfs.canonicalize().unwrap()).unwrap();
+        assert!(mount.options.split(',').any(|option| option == "ro"), "{}", mount.options);
+        assert!(!mount.filesystem_options.contains("upperdir"), "{}", mount.filesystem_options);
+        assert!(BindBackend::default().unmount(&place).unwrap());
+        assert!(!place.rootfs.exists() && !place.scratch.exists());
+        assert!(bed.mounts().is_empty());
+    }
+    for (layer, before) in [&base, &top, &hiding].iter().zip(before) {
+        assert_same(&before, &snapshot(&layer.path));
+    }
+}
+
+#[test]
+fn a_strict_bind_refuses_two_layers_and_whiteouts_and_says_what_to_use() {
     let bed = Bed::new();
     let (a, b) = (bed.layer("a"), bed.layer("b"));
-    let error = BindBackend::default().mount(&stack(&[&a, &b]), &bed.place(1), &Stop::default()).unwrap_err();
+    let strict = BindBackend::default().strict(true);
+    let error = strict.mount(&stack(&[&a, &b]), &bed.place(1), &Stop::default()).unwrap_err();
     assert!(matches!(error, MountError::ManyLayers { layers: 2 }));
-    assert!(error.to_string().contains("--image_provisioner_backend=overlay or copy"), "{error}");
+    for remedy in ["--bind_strict", "--image_provisioner_backend=overlay or copy"] {
+        assert!(error.to_string().contains(remedy), "{error}");
+    }
     assert!(!bed.place(1).rootfs.exists());
+    if !privileged() {
+        return;
+    }
+    b.whiteout("gone");
+    let error = chain(&strict.mount(&stack(&[&b]), &bed.place(1), &Stop::default()).unwrap_err());
+    assert!(error.contains("has whiteouts") && error.contains("--bind_strict"), "{error}");
+    assert!(!bed.place(1).rootfs.exists() && !bed.place(1).scratch.exists());
 }
 
 #[test]
@@ -256,8 +301,13 @@ fn a_crash_at_any_step_of_a_mount_leaves_what_unmount_takes_away() {
     let bed = Bed::new();
     for backend in all_backends() {
         let place = bed.place(1);
-        for made in [&place.rootfs, &place.scratch, &place.scratch.join("upper"), &place.scratch.join("work")]
-        {
+        for made in [
+            &place.rootfs,
+            &place.scratch,
+            &place.scratch.join("upper"),
+            &place.scratch.join("work"),
+            &place.scratch.join("top"),
+        ] {
             std::fs::create_dir_all(made).unwrap();
             assert!(backend.unmount(&place).unwrap(), "{} after {}", backend.name(), made.display());
             assert!(!place.rootfs.exists() && !place.scratch.exists());

@@ -44,6 +44,6 @@ fn inside() {
     top.whiteout("lonely/never-was");
     let tree = bed.agreed_tree(&[&base, &top]);
     assert_eq!(names(&tree), ["", "closed", "kept", "lonely", "opaque", "opaque/new", "too"]);
-    let bound = bed.tree_of(&BindBackend::default(), &stack(&[&base]));
+    let bound = bed.tree_of(&BindBackend::default().strict(true), &stack(&[&base]));
     assert_same(&bound, &snapshot(&base.path));
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keelblock::backend::{BindBackend, CopyBackend, OverlayBackend};
 use keelblock::sys::mount::mountinfo;
@@ -59,7 +60,7 @@ impl Bed {
     pub(crate) fn layer(&self, name: &str) -> Layer {
         let path = self.path().join("store").join(name);
         std::fs::create_dir_all(&path).unwrap();
-        Layer { name: name.to_owned(), path, user_xattrs: self.user_xattrs }
+        Layer { name: name.to_owned(), path, user_xattrs: self.user_xattrs, whiteouts: AtomicBool::default() }
     }
 
     pub(crate) fn place(&self, id: u32) -> RootfsPlace {
@@ -89,12 +90,14 @@ impl Bed {
         tree
     }
 
-    /// The tree of these layers, after overlay and copy were found to agree on it.
+    /// The tree of these layers, after all backends were found to agree on it.
     pub(crate) fn agreed_tree(&self, layers: &[&Layer]) -> Tree {
         let stack = stack(layers);
         let overlay = self.tree_of(&OverlayBackend::default(), &stack);
         let copy = self.tree_of(&CopyBackend::default(), &stack);
+        let bind = self.tree_of(&BindBackend::default(), &stack);
         assert_same(&overlay, &copy);
+        assert_same(&bind, &copy);
         copy
     }
 }
@@ -125,6 +128,7 @@ pub(crate) struct Layer {
     name: String,
     pub(crate) path: PathBuf,
     user_xattrs: bool,
+    whiteouts: AtomicBool,
 }
 
 impl Layer {
@@ -133,7 +137,7 @@ impl Layer {
             diff_id: DiffId(Digest::of(self.name.as_bytes())),
             path: self.path.clone(),
             user_xattrs: self.user_xattrs,
-            whiteouts: false,
+            whiteouts: self.whiteouts.load(Ordering::Relaxed),
             implied: Arc::default(),
             hold: Arc::new(()),
         }
@@ -176,6 +180,7 @@ impl Layer {
 
     pub(crate) fn whiteout(&self, path: &str) -> &Self {
         self.node(path, FileType::CharacterDevice, 0, 0);
+        self.whiteouts.store(true, Ordering::Relaxed);
         // Overlayfs lists a directory that it need not merge as it is, whiteouts included, unless this says that
         // there may be some (fs/overlayfs/inode.c, "Check for non-merge dir that may have whiteouts").
         let name = if self.user_xattrs { "user.overlay.origin" } else { "trusted.overlay.origin" };

@@ -201,14 +201,16 @@ pub(crate) fn names() -> Vec<(&'static str, &'static str)> {
     BOMBS.iter().map(|bomb| (GROUP, bomb.name)).collect()
 }
 
-/// Runs them, one after the other.
-pub(crate) fn run(filter: &Filter, notes: &mut Vec<String>) -> Vec<Outcome> {
+/// Runs them, one after the other: as trees, and where they can be kept so as images.
+pub(crate) fn run(filter: &Filter, images: bool, notes: &mut Vec<String>) -> Vec<Outcome> {
     let mut found: Vec<Outcome> = vec![];
     let mut largest = (0, "");
-    for bomb in BOMBS.iter().filter(|bomb| filter.takes(GROUP, bomb.name)) {
+    let wanted = BOMBS.iter().filter(|bomb| filter.takes(GROUP, bomb.name));
+    let forms: &[_] = if images { &[Rights::Root, Rights::Images] } else { &[Rights::Root] };
+    for (bomb, rights) in wanted.flat_map(|bomb| forms.iter().map(move |rights| (bomb, *rights))) {
         let began = std::time::Instant::now();
         let output = Command::new("/proc/self/exe")
-            .env(STAGE, format!("bomb {}", bomb.name))
+            .env(STAGE, format!("bomb {} {}", rights as usize, bomb.name))
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -231,7 +233,7 @@ pub(crate) fn run(filter: &Filter, notes: &mut Vec<String>) -> Vec<Outcome> {
             )),
         }
         let verdict = if problems.is_empty() { "refused" } else { "FAILED" };
-        found.push(Outcome::of_one(GROUP, bomb.name, verdict, problems, began));
+        found.push(Outcome { rights, ..Outcome::of_one(GROUP, bomb.name, verdict, problems, began) });
     }
     if !found.is_empty() {
         notes.push(format!("bombs took at most {} KiB of memory ({})", largest.0 >> 10, largest.1));
@@ -240,12 +242,17 @@ pub(crate) fn run(filter: &Filter, notes: &mut Vec<String>) -> Vec<Outcome> {
 }
 
 /// Unpacks one of them: memory in bytes, and what went wrong, on standard output.
-pub(crate) fn child(name: &str) {
+pub(crate) fn child(what: &str) {
+    let (rights, name) = what.split_once(' ').unwrap();
+    let rights = Rights::ALL.into_iter().find(|one| (*one as usize).to_string() == rights).unwrap();
     let bomb = BOMBS.iter().find(|bomb| bomb.name == name).unwrap();
-    let ground = Ground::new(&crate::bed());
+    let ground = Ground::new(&crate::bed(rights));
     let mut limits = Limits::default();
     (bomb.limits)(&mut limits);
-    let store = store_with(&ground.store(), limits);
+    let store = match rights {
+        Rights::Images => image_store(&ground.store(), limits),
+        _ => store_with(&ground.store(), limits),
+    };
     let spec = LayerSpec {
         key: LayerKey::Diff(DiffId(Digest::of(b"never reached"))),
         blob: BlobSpec {

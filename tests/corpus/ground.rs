@@ -3,7 +3,7 @@
 //! ```text
 //! <top>/canary, outside/...         beside and above the store; names that attacks aim at
 //! <top>/cwd/...                     the working directory of this process
-//! <top>/work/canary, store/, rootfses/, scratch/
+//! <top>/work/canary, store/, trees/, rootfses/, scratch/
 //! /dev/shm/keelblock-canary-...     as far away as another program's files
 //! ```
 //!
@@ -66,6 +66,11 @@ impl Ground {
         self.work().join("store")
     }
 
+    /// Another store, where layers are kept as trees.
+    pub(crate) fn trees(&self) -> PathBuf {
+        self.work().join("trees")
+    }
+
     pub(crate) fn place(&self, id: u32) -> RootfsPlace {
         RootfsPlace {
             container: "corpus".parse().unwrap(),
@@ -103,7 +108,10 @@ impl Ground {
                 for entry in std::fs::read_dir(&path).unwrap() {
                     let entry = entry.unwrap();
                     // These are what the cases work in.
-                    if work && ["store", "rootfses", "scratch"].iter().any(|ours| entry.file_name() == *ours)
+                    if work
+                        && ["store", "trees", "rootfses", "scratch"]
+                            .iter()
+                            .any(|ours| entry.file_name() == *ours)
                     {
                         continue;
                     }

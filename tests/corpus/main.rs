@@ -4,7 +4,8 @@
 //! A program of its own, for two reasons: a user namespace is entered by a process with one thread, and the table is
 //! to be seen when all is well. It starts itself again, once for each kind of rights:
 //!
-//! - as root;
+//! - as root, who keeps layers as trees;
+//! - as root, who keeps them as images, which must show what trees of the same layers show;
 //! - as nobody, who enters a user namespace with that one ID;
 //! - as a user without a name in a user namespace with 65,536 IDs, as /etc/subuid would give them.
 //!
@@ -69,6 +70,13 @@ fn main() -> ExitCode {
     }
     let rights = match stage.as_str() {
         "root" => Rights::Root,
+        "images" => {
+            if let Some(why) = tarball::no_images(&bed(Rights::Images)) {
+                println!("skipped {why}");
+                return ExitCode::SUCCESS;
+            }
+            Rights::Images
+        }
         "one" => {
             enter_with_one_id();
             Rights::One
@@ -122,7 +130,8 @@ fn parent() -> ExitCode {
         broken.extend(failure.map(|failure| format!("{heading}: {failure}")));
         found.extend(outcomes);
     }
-    found.extend(bombs::run(&filter, &mut notes));
+    let images = root && tarball::no_images(&bed(Rights::Images)).is_none();
+    found.extend(bombs::run(&filter, images, &mut notes));
     found.extend(documents::run(&filter));
     found.extend(stacks::run(&filter, root, &mut notes));
     found.extend(page::run(&filter, &all));
@@ -150,6 +159,7 @@ fn start(rights: Rights, root: bool, filter: &Filter) -> Result<Child, String> {
     command.env(FILTER, filter.0.join("\n")).stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
     let (stage, id) = match rights {
         Rights::Root => ("root", None),
+        Rights::Images => ("images", None),
         Rights::One => ("one", root.then_some(NOBODY)),
         Rights::Full => ("full", Some(FIRST_SUBORDINATE)),
     };
@@ -200,19 +210,23 @@ fn enter() {
 }
 
 /// Where the cases are run: in memory, where that keeps xattrs of ordinary users, else on disk.
-fn bed() -> PathBuf {
+fn bed(rights: Rights) -> PathBuf {
     let keeps_xattrs = |dir: &Path| {
         let file = tempfile::NamedTempFile::new_in(dir).ok()?;
         rustix::fs::setxattr(file.path(), "user.trial", b"x", rustix::fs::XattrFlags::empty()).ok()
     };
     let memory = PathBuf::from("/dev/shm");
+    // What is there can only be mounted by way of a loop device.
+    if rights == Rights::Images {
+        return std::env::temp_dir();
+    }
     if keeps_xattrs(&memory).is_some() { memory } else { std::env::temp_dir() }
 }
 
 fn cases_of(rights: Rights, filter: &Filter) {
     // What a case panics with is told with its name, once.
     std::panic::set_hook(Box::new(|_| {}));
-    let ground = Ground::new(&bed());
+    let ground = Ground::new(&bed(rights));
     let no_overlay = run::overlay_is_missing(&ground);
     if let Some(why) = &no_overlay {
         println!("note overlayfs cannot be mounted: {why}");

@@ -5,14 +5,14 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use keelblock::backend::{BindBackend, CopyBackend, OverlayBackend};
-use keelblock::store::{DiskStore, NotSet};
+use keelblock::store::{DiskStore, Form, NotSet};
 use keelblock_actors::container::BackendName;
 use keelblock_actors::error::chain;
 use keelblock_actors::ports::{Backend, LayerDir, Store, StoredLayer};
 use keelblock_actors::stop::Stop;
 use serde::{Deserialize, Serialize};
 
-use crate::case::{Case, Expected};
+use crate::case::{Case, Expected, Layer};
 use crate::ground::Ground;
 use crate::tarball;
 use crate::tree::{self, Tree};
@@ -26,16 +26,23 @@ pub(crate) enum Rights {
     One = 1,
     /// Root of a user namespace with 65,536 IDs.
     Full = 2,
+    /// The machine's root again, who keeps layers as images.
+    Images = 3,
 }
 
 impl Rights {
-    pub(crate) const ALL: [Self; 3] = [Self::Root, Self::One, Self::Full];
+    pub(crate) const ALL: [Self; 4] = [Self::Root, Self::Images, Self::One, Self::Full];
+
+    /// As cases know them: what becomes of a layer does not depend on how it is kept.
+    pub(crate) fn of_case(self) -> Self {
+        if self == Self::Images { Self::Root } else { self }
+    }
 
     /// Whose a file is that shall be this owner's: one that is not mapped cannot be set, and with one of the two IDs
     /// the other is not set either.
     pub(crate) fn owner(self, owner: (u32, u32)) -> (u32, u32) {
         let mapped = |id: u32| match self {
-            Self::Root => true,
+            Self::Root | Self::Images => true,
             Self::One => id == 0,
             Self::Full => id < 65_536,
         };
@@ -63,7 +70,7 @@ pub(crate) struct Outcome {
 pub(crate) fn run(case: &Case, ground: &Ground, rights: Rights, no_overlay: Option<&str>) -> Outcome {
     let began = std::time::Instant::now();
     let mut run = Run { case, ground, rights, no_overlay, problems: vec![] };
-    let left_out = case.left_out.iter().find(|(of, _)| *of == rights);
+    let left_out = case.left_out.iter().find(|(of, _)| *of == rights.of_case());
     let cells = match left_out {
         Some((_, why)) => [(); 3].map(|()| format!("skipped ({why})")),
         None => {
@@ -99,11 +106,15 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn all(&mut self) -> [String; 3] {
-        let store = tarball::store_with(&self.ground.store(), self.case.limits.clone());
+        let limits = self.case.limits.clone();
+        let store = match self.rights {
+            Rights::Images => tarball::image_store(&self.ground.store(), limits),
+            _ => tarball::store_with(&self.ground.store(), limits),
+        };
         let layers = (self.case.layers)(self.ground);
         let count = layers.len();
         let mut stored: Vec<StoredLayer> = vec![];
-        for (at, layer) in layers.into_iter().enumerate() {
+        for (at, layer) in layers.iter().enumerate() {
             let put = tarball::put(&store, &layer.spec, &layer.blob);
             match (put, self.case.expected(self.rights)) {
                 (Ok(layer), _) => stored.push(layer),
@@ -136,6 +147,9 @@ impl Run<'_> {
         self.what_was_not_set(&store, &stored);
         let stack: Vec<LayerDir> = stored.iter().map(|layer| store.show(layer).unwrap()).collect();
         let before: Vec<_> = stack.iter().map(|layer| tree::fingerprint(&tree::read(&layer.path))).collect();
+        if self.rights == Rights::Images {
+            self.same_as_trees(&store, &layers, &stored, &stack);
+        }
         let mut first: Option<(BackendName, Tree)> = None;
         let cells = BACKENDS.map(|name| self.backend(name, &stack, tree, &mut first));
         for (layer, before) in stack.iter().zip(before) {
@@ -148,10 +162,53 @@ impl Run<'_> {
         if let Err(error) = pruned {
             self.problems.push(format!("its layers cannot be removed: {}", chain(&error)));
         }
+        if names(&self.ground.store().join("mounts")) > 0 {
+            self.problems.push("a layer is still mounted".to_owned());
+        }
         if names(&self.ground.store().join("layers/sha256")) > 0 {
             self.problems.push("its layers were not removed".to_owned());
         }
         cells
+    }
+
+    /// An image must show what a tree of the same layer shows, and be remembered as that is.
+    fn same_as_trees(
+        &mut self,
+        store: &DiskStore,
+        layers: &[Layer],
+        stored: &[StoredLayer],
+        stack: &[LayerDir],
+    ) {
+        let home = self.ground.trees();
+        let trees = tarball::store_with(&home, self.case.limits.clone());
+        for ((layer, image), shown) in layers.iter().zip(stored).zip(stack) {
+            let tree = match tarball::put(&trees, &layer.spec, &layer.blob) {
+                Ok(tree) => trees.show(&tree).unwrap(),
+                Err(error) => {
+                    self.problems.push(format!("refused as a tree: {}", chain(&error)));
+                    continue;
+                }
+            };
+            let [of_image, of_tree] =
+                [&shown.path, &tree.path].map(|path| tree::without_times_of_whiteouts(tree::read(path)));
+            let differ = tree::differences(&of_image, &of_tree);
+            self.problems.extend(differ.into_iter().map(|line| format!("image against tree: {line}")));
+            let of_image = store.layer_record(image).unwrap();
+            let mut of_tree = trees.layer_record(image).unwrap();
+            if of_image.form != Form::Erofs || of_image.image.is_none() {
+                self.problems.push("it is kept as a tree".to_owned());
+            }
+            (of_tree.form, of_tree.image) = (of_image.form, of_image.image.clone());
+            of_tree.commit.clone_from(&of_image.commit);
+            if of_tree != of_image {
+                self.problems.push(format!("image {of_image:?}, tree {of_tree:?}"));
+            }
+            let file =
+                self.ground.store().join("layers/sha256").join(image.diff_id.0.hex()).join("layer.erofs");
+            if let Some(complaint) = tarball::fsck(&file) {
+                self.problems.push(format!("fsck.erofs: {complaint}"));
+            }
+        }
     }
 
     fn verdict(&self, good: &str) -> String {
@@ -224,8 +281,10 @@ impl Run<'_> {
                 None => Box::new(OverlayBackend::default()),
             },
             BackendName::Copy => Box::new(CopyBackend::default()),
-            BackendName::Bind if stack.len() > 1 => return "-".to_owned(),
-            BackendName::Bind => Box::new(BindBackend::default()),
+            BackendName::Bind => match self.no_overlay {
+                Some(why) if !is_one_tree(stack) => return format!("skipped ({why})"),
+                _ => Box::new(BindBackend::default()),
+            },
         };
         let problems = self.problems.len();
         let mut refused = false;
@@ -266,12 +325,17 @@ impl Run<'_> {
 
     /// Whatever became of it, the next case begins anew.
     fn clean_up(&mut self) {
-        for place in ["store", "rootfses", "scratch"] {
+        for place in ["store", "trees", "rootfses", "scratch"] {
             if let Err(error) = keelblock::sys::remove::remove_tree(&self.ground.work().join(place)) {
                 self.problems.push(format!("{place} cannot be removed: {}", chain(&error)));
             }
         }
     }
+}
+
+/// Whether the bind backend can do without overlayfs.
+fn is_one_tree(stack: &[LayerDir]) -> bool {
+    stack.len() == 1 && !stack[0].whiteouts
 }
 
 fn names(dir: &Path) -> usize {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use keelblock::backend::{CopyBackend, OverlayBackend};
+use keelblock::backend::{BindBackend, CopyBackend, OverlayBackend};
 use keelblock_actors::error::chain;
 use keelblock_actors::image::digest::Digest;
 use keelblock_actors::ports::{Backend, LayerDir, Store};
@@ -18,7 +18,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 
 use crate::Filter;
 use crate::ground::Ground;
-use crate::run::Outcome;
+use crate::run::{Outcome, Rights};
 use crate::tarball::*;
 use crate::tree::{self, Tree};
 
@@ -56,7 +56,7 @@ pub(crate) fn run(filter: &Filter, root: bool, notes: &mut Vec<String>) -> Vec<O
     let config =
         Config { cases: STACKS, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let ground = Ground::new(&crate::bed());
+    let ground = Ground::new(&crate::bed(Rights::Root));
     let entries = std::cell::Cell::new(0);
     let result = runner.run(&stacks(), |stack| {
         let differ = compare(&ground, &stack, &entries);
@@ -181,7 +181,7 @@ fn compare(ground: &Ground, stack: &[(RandomLayer, bool)], counted: &std::cell::
     let mut below = BTreeSet::new();
     let tars: Vec<Vec<u8>> =
         stack.iter().map(|(layer, late)| Tarball::of(entries(layer, *late, &mut below)).end()).collect();
-    let home = tempfile::tempdir_in(crate::bed()).unwrap();
+    let home = tempfile::tempdir_in(crate::bed(Rights::Root)).unwrap();
     let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
     let theirs = match by_umoci(home.path(), &tars) {
         Ok(tree) => tree,
@@ -197,7 +197,9 @@ fn compare(ground: &Ground, stack: &[(RandomLayer, bool)], counted: &std::cell::
         }
     }
     let mut differ = vec![];
-    for (id, backend) in [(1, &OverlayBackend::default() as &dyn Backend), (2, &CopyBackend::default())] {
+    let backends: [&dyn Backend; 3] =
+        [&OverlayBackend::default(), &CopyBackend::default(), &BindBackend::default()];
+    for (id, backend) in (1..).zip(backends) {
         let place = ground.place(id);
         let rootfs = backend.mount(&layers, &place, &Stop::default()).unwrap();
         let ours = tree::without_marks(tree::read(&rootfs.path));

@@ -8,6 +8,7 @@ use crate::run::{BACKENDS, Outcome, Rights};
 pub(crate) fn heading(rights: Rights) -> &'static str {
     match rights {
         Rights::Root => "root",
+        Rights::Images => "root, images",
         Rights::One => "rootless, one ID",
         Rights::Full => "rootless, 65,536 IDs",
     }
@@ -40,7 +41,7 @@ pub(crate) fn print(
     let columns = Rights::ALL.map(|rights| format!("{:24}", heading(rights))).join("| ");
     println!("\n{:12} {:width$} | {columns}|    ms", "", "");
     let backends = BACKENDS.map(|backend| format!("{backend:8}")).join("");
-    println!("{:12} {:width$} | {}|", "group", "case", [(); 3].map(|()| backends.clone()).join("| "));
+    println!("{:12} {:width$} | {}|", "group", "case", Rights::ALL.map(|_| backends.clone()).join("| "));
     let mut counts: BTreeMap<(usize, String), usize> = BTreeMap::new();
     let mut rows = 0;
     for (group, name) in all {
@@ -69,7 +70,7 @@ pub(crate) fn print(
     for note in notes {
         println!("note: {note}");
     }
-    println!("-: bind is for one layer; .: not tried with these rights");
+    println!(".: not tried with these rights");
     for rights in Rights::ALL {
         let of = |kind: &str| counts.get(&(rights as usize, kind.to_owned())).copied().unwrap_or_default();
         println!(

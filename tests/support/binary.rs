@@ -260,8 +260,9 @@ impl Room {
                     found.push(entry.path());
                 }
                 // Not into layers and root filesystems: an image may well have a directory named tmp.
-                let foreign =
-                    ["rootfs", "tree", "rootfses", "sandbox"].iter().any(|n| entry.file_name() == *n);
+                let foreign = ["rootfs", "tree", "mounts", "rootfses", "sandbox"]
+                    .iter()
+                    .any(|n| entry.file_name() == *n);
                 if !foreign && entry.file_type().is_ok_and(|kind| kind.is_dir()) && depth(&self.dir, &dir) < 5
                 {
                     dirs.push(entry.path());

@@ -27,9 +27,7 @@ impl Drop for Filler {
 /// Where images of disks lie: in memory where there is room for them.
 fn place() -> PathBuf {
     let enough = |dir: &Path| {
-        File::open(dir)
-            .and_then(keelblock::sys::space::room)
-            .is_ok_and(|room| room.bytes > 600 << 20)
+        File::open(dir).and_then(keelblock::sys::space::room).is_ok_and(|room| room.bytes > 600 << 20)
     };
     let memory = Path::new("/dev/shm");
     if enough(memory) { memory.to_owned() } else { std::env::temp_dir() }
@@ -55,7 +53,10 @@ impl Disk {
             // Nothing is written later that was not written now.
             _ => &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
         };
-        run_program(&mkfs, options.iter().map(|&option| option.into()).chain([image.path().as_os_str().to_owned()]));
+        run_program(
+            &mkfs,
+            options.iter().map(|&option| option.into()).chain([image.path().as_os_str().to_owned()]),
+        );
         let disk = Self { kind, point: tempfile::tempdir().expect("a directory"), _image: Some(image) };
         let mut mount = Command::new(find_program("mount").expect("util-linux is installed"));
         mount.args(["-t", kind, "-o", "loop"]);

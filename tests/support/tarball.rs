@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use keelblock::limits::Limits;
-use keelblock::store::{DiskStore, Privileges};
+use keelblock::store::{DiskStore, LayerForm, Privileges, StoreSettings};
 use keelblock_actors::error::UnpackError;
 use keelblock_actors::image::digest::{DiffId, Digest};
 use keelblock_actors::image::plan::{BlobSpec, Compression, LayerKey, LayerSource, LayerSpec};
@@ -269,7 +269,43 @@ pub(crate) fn quiet() -> slog::Logger {
 }
 
 pub(crate) fn store_with(dir: &Path, limits: Limits) -> DiskStore {
-    DiskStore::open(dir, limits, Privileges::detect().unwrap(), quiet()).unwrap()
+    store_of(dir, limits, LayerForm::Tree)
+}
+
+/// A store that keeps layers as images; for root.
+pub(crate) fn image_store(dir: &Path, limits: Limits) -> DiskStore {
+    store_of(dir, limits, LayerForm::Erofs)
+}
+
+/// Why layers cannot be kept as images by this process on the filesystem of this directory, if they cannot.
+pub(crate) fn no_images(within: &Path) -> Option<String> {
+    let home = tempfile::tempdir_in(within).unwrap();
+    let store = image_store(&home.path().join("store"), Limits::default());
+    let claimed = store.claim(&spec(b"").key);
+    claimed.err().map(|error| keelblock_actors::error::chain(&error))
+}
+
+/// Whether this process can keep layers as images; says so when not.
+pub(crate) fn images() -> bool {
+    if !root() {
+        return false;
+    }
+    let why = no_images(&std::env::temp_dir());
+    if let Some(why) = &why {
+        eprintln!("skipped: {why}");
+    }
+    why.is_none()
+}
+
+pub(crate) fn store_of(dir: &Path, limits: Limits, form: LayerForm) -> DiskStore {
+    let settings = StoreSettings { form, ..StoreSettings::new(limits, Privileges::detect().unwrap()) };
+    DiskStore::open_with(dir, settings, quiet()).unwrap()
+}
+
+/// What `fsck.erofs` has against an image, where it is installed.
+pub(crate) fn fsck(image: &Path) -> Option<String> {
+    let output = std::process::Command::new("fsck.erofs").arg(image).output().ok()?;
+    (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 pub(crate) fn store(dir: &Path) -> DiskStore {

@@ -11,3 +11,4 @@ pub mod unmount;
 
 pub use api::{DetachedMount, NewFilesystem};
 pub use attributes::{MountFlags, Propagation};
+pub use unmount::{is_mount_root, unmount_all};
