@@ -401,7 +401,12 @@ impl<'a> ImageApplier<'a> {
         let acl = default_acl(member);
         if !acl.is_empty() {
             self.try_write(|writer| writer.charge(WAITING_BYTES + acl.len() + member.path.len()))?;
-            self.default_acls.push((dir, member.path.clone(), acl.to_vec()));
+            // In the words in which a tree names it.
+            let path = match clean(&member.path)? {
+                path if path.is_empty() => b".".to_vec(),
+                path => path,
+            };
+            self.default_acls.push((dir, path, acl.to_vec()));
         }
         self.try_write(|writer| writer.set_dir(dir, inode.attributes, inode.xattrs))
     }
