@@ -424,6 +424,12 @@ pub const FLAGS: &[Flag] = &[
         wide_number
     ),
     limit!(layer_entries_max, "N", "Entries of a layer [default: 10000000]", wide_number),
+    limit!(
+        layer_names_bytes_max,
+        "BYTES",
+        "Memory for the names of a layer while it is written [default: 192M]",
+        small_bytes
+    ),
     limit!(image_bytes_max, "BYTES", "Unpacked file bytes of an image that is pulled [default: 256G]", bytes),
     limit!(image_entries_max, "N", "Entries of an image that is pulled [default: 40000000]", wide_number),
     limit!(path_bytes_max, "BYTES", "Length of a path in a layer [default: 4096]", small_bytes),

@@ -33,6 +33,9 @@ pub struct Limits {
     pub layer_expansion_max: u64,
     /// Entries of one layer. 10 million: an inode takes some 0.3 to 1 KB of disk.
     pub layer_entries_max: u64,
+    /// Bytes of memory for the names of a layer while an image is written of it. 192 MiB: some three million names, ten
+    /// times those of the largest known layers.
+    pub layer_names_bytes_max: usize,
     /// Bytes of file content of all layers of an image that is pulled. 256 GiB: four layers of the largest size.
     pub image_bytes_max: u64,
     /// Entries of all layers of an image that is pulled. 40 million: four layers of the largest size.
@@ -76,6 +79,7 @@ impl Default for Limits {
             layer_bytes_max: 64 << 30,
             layer_expansion_max: 200,
             layer_entries_max: 10_000_000,
+            layer_names_bytes_max: 192 << 20,
             image_bytes_max: 256 << 30,
             image_entries_max: 40_000_000,
             path_bytes_max: 4096,

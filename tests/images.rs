@@ -19,7 +19,7 @@ use keelblock_actors::container::{RootfsId, RootfsRecord};
 use keelblock_actors::error::chain;
 use keelblock_actors::ports::{Backend, LayerDir, RootfsPlace, Store, StoredLayer};
 use keelblock_actors::stop::Stop;
-use tarball::{Tarball, dir, file, image_store, put_tar, root};
+use tarball::{Tarball, dir, file, image_store, images, put_tar};
 
 /// Tells this program, started again, which store to hold a layer of.
 const HOLD: &str = "KEELBLOCK_TEST_HOLD";
@@ -86,7 +86,7 @@ fn using(layers: &[&StoredLayer]) -> Vec<RootfsRecord> {
 
 #[test]
 fn a_layer_is_mounted_once_and_goes_with_its_last_user() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();
@@ -114,7 +114,7 @@ fn a_layer_is_mounted_once_and_goes_with_its_last_user() {
 
 #[test]
 fn what_stays_shown_is_found_again_and_hidden_when_no_record_names_it() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();
@@ -166,7 +166,7 @@ fn start_holder(dir: &Path) -> Child {
 
 #[test]
 fn processes_share_a_mount_and_a_killed_one_holds_nothing() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();
@@ -196,7 +196,7 @@ fn processes_share_a_mount_and_a_killed_one_holds_nothing() {
 
 #[test]
 fn many_threads_show_and_hide_at_once() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();
@@ -231,7 +231,7 @@ fn place(ground: &Ground) -> RootfsPlace {
 
 #[test]
 fn five_hundred_layers_are_stacked_and_all_go_again() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();
@@ -260,7 +260,7 @@ fn five_hundred_layers_are_stacked_and_all_go_again() {
 
 #[test]
 fn a_root_filesystem_outlives_what_its_layers_were_shown_by() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();
@@ -282,7 +282,7 @@ fn a_root_filesystem_outlives_what_its_layers_were_shown_by() {
 
 #[test]
 fn a_prune_takes_down_what_a_dead_process_left_mounted() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();
@@ -298,7 +298,7 @@ fn a_prune_takes_down_what_a_dead_process_left_mounted() {
 
 #[test]
 fn where_a_file_cannot_be_mounted_a_loop_device_is() {
-    if !root() {
+    if !images() {
         return;
     }
     if !Path::new("/dev/loop-control").exists() || !Path::new("/dev/shm").is_dir() {
@@ -327,7 +327,7 @@ fn where_a_file_cannot_be_mounted_a_loop_device_is() {
 
 #[test]
 fn an_image_that_is_none_is_named_and_nothing_stays_mounted() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();
@@ -345,7 +345,7 @@ fn an_image_that_is_none_is_named_and_nothing_stays_mounted() {
 
 #[test]
 fn a_store_may_hold_images_and_trees() {
-    if !root() {
+    if !images() {
         return;
     }
     let ground = Ground::new();

@@ -20,6 +20,9 @@ pub use inflate::inflate;
 pub use layers::layers;
 pub use names::reference;
 
+pub use crate::store::ImageFile;
+pub use crate::store::image::fuzzing::{Layer, image};
+
 /// See `store/fuzzing.rs`.
 pub fn tar(bytes: &[u8]) {
     crate::store::fuzzing::tar(bytes);

@@ -49,6 +49,14 @@ impl NotSet {
     }
 }
 
+/// Something that can be given attributes, in the words of the system calls: a file of a tree, or an inode of an image.
+pub(super) trait Settable {
+    fn chown(&mut self, uid: u32, gid: u32) -> io::Result<()>;
+    /// Nothing happens to a symlink: it has no mode.
+    fn chmod(&mut self, mode: u32) -> io::Result<()>;
+    fn set_xattr(&mut self, xattr: &[u8], value: &[u8]) -> io::Result<()>;
+}
+
 /// What was made, to be given its attributes.
 #[derive(Clone, Copy)]
 pub(super) enum Made<'a> {
@@ -96,7 +104,7 @@ const FOREIGN: [&[u8]; 2] = [b"security.selinux", b"system.nfs4_acl"];
 const XATTRS: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
 
 /// What everything made in a directory inherits.
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// The default ACL a directory is to have; empty = none.
 pub(super) fn default_acl(member: &Member) -> &[u8] {
@@ -117,7 +125,12 @@ impl Attributes {
     }
 
     /// Owner, mode, xattrs.
-    pub(super) fn set(&mut self, made: Made<'_>, member: &Member, inherited: Inherited) -> Result<(), Unset> {
+    pub(super) fn set(
+        &mut self,
+        mut made: impl Settable,
+        member: &Member,
+        inherited: Inherited,
+    ) -> Result<(), Unset> {
         let (uid, gid) = owner(member).map_err(Unset::Entry)?;
         let chown = !inherited.ours || (uid, gid) != (self.uid, self.gid);
         if chown {
@@ -155,8 +168,8 @@ impl Attributes {
     }
 
     /// Sets the default ACL of a directory; what is made in it later inherits that.
-    pub(super) fn set_default_acl(&mut self, dir: BorrowedFd<'_>, acl: &[u8]) -> Result<(), Unset> {
-        match beneath::set_xattr_fd(dir, DEFAULT_ACL, acl) {
+    pub(super) fn set_default_acl(&mut self, mut dir: impl Settable, acl: &[u8]) -> Result<(), Unset> {
+        match dir.set_xattr(DEFAULT_ACL, acl) {
             Err(error) => self.forgive_xattr(DEFAULT_ACL, acl, error),
             Ok(()) => Ok(()),
         }
@@ -190,29 +203,31 @@ impl Attributes {
     }
 }
 
-impl Made<'_> {
-    fn chown(self, uid: u32, gid: u32) -> io::Result<()> {
+impl Settable for Made<'_> {
+    fn chown(&mut self, uid: u32, gid: u32) -> io::Result<()> {
         match self {
             Self::Open(file) => beneath::chown_fd(file.as_fd(), uid, gid),
-            Self::Named(dir, name) | Self::Symlink(dir, name) => beneath::chown(dir, name, uid, gid),
+            Self::Named(dir, name) | Self::Symlink(dir, name) => beneath::chown(*dir, name, uid, gid),
         }
     }
 
-    fn chmod(self, mode: u32) -> io::Result<()> {
+    fn chmod(&mut self, mode: u32) -> io::Result<()> {
         match self {
             Self::Open(file) => beneath::chmod_fd(file.as_fd(), mode),
-            Self::Named(dir, name) => beneath::chmod(dir, name, mode),
+            Self::Named(dir, name) => beneath::chmod(*dir, name, mode),
             Self::Symlink(..) => Ok(()),
         }
     }
 
-    fn set_xattr(self, xattr: &[u8], value: &[u8]) -> io::Result<()> {
+    fn set_xattr(&mut self, xattr: &[u8], value: &[u8]) -> io::Result<()> {
         match self {
             Self::Open(file) => beneath::set_xattr_fd(file.as_fd(), xattr, value),
-            Self::Named(dir, name) | Self::Symlink(dir, name) => beneath::set_xattr(dir, name, xattr, value),
+            Self::Named(dir, name) | Self::Symlink(dir, name) => beneath::set_xattr(*dir, name, xattr, value),
         }
     }
+}
 
+impl Made<'_> {
     /// Sets both times.
     pub(super) fn set_times(self, (seconds, nanos): (i64, u32)) -> io::Result<()> {
         match self {

@@ -23,9 +23,10 @@ use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
 use super::form;
 use super::job::{Helper, JOB_BYTES_MAX, Job};
+use super::meaning::{Aim, Implied, ImpliedPaths, SKIPPED_MAX, Skipped, aim, clean, device, split};
 use super::tar::{Kind, Member, Reader, Source};
-use super::tree::{Dir, Implied, Lost, Tree, clean, components, is_whiteout, split};
-use super::whiteout::{self, Namespace, Sign};
+use super::tree::{Dir, Lost, Tree, is_whiteout};
+use super::whiteout::{self, Namespace};
 use crate::sys::beneath::{self, Special};
 use crate::sys::remove::remove_tree_at;
 
@@ -45,6 +46,18 @@ pub(super) struct Applied {
     pub(super) not_set: NotSet,
 }
 
+impl Applied {
+    /// Whether so many entries, and directories that were made for them, are allowed.
+    pub(super) fn within(&self, implied: u64, entries_max: u64) -> Result<(), Flaw> {
+        // A name of 4096 bytes makes two thousand directories.
+        if self.entries + implied > entries_max {
+            let unit = "entries, with the directories that they only imply";
+            return Err(Flaw::Limit { limit: entries_max, unit, flag: "layer_entries_max" });
+        }
+        Ok(())
+    }
+}
+
 /// See the module.
 pub(super) struct Applier {
     tree: Tree,
@@ -58,29 +71,11 @@ pub(super) struct Applier {
     whiteouts: bool,
     /// Most entries, and directories that were made for them.
     entries_max: u64,
-    /// Directories that no entry told of when they were made, by path, up to [`IMPLIED_BYTES_MAX`].
-    implied: Vec<Vec<u8>>,
-    implied_bytes: usize,
+    implied: ImpliedPaths,
     /// Devices that were not made, by directory and name, up to [`SKIPPED_MAX`].
     skipped: HashMap<(u64, Vec<u8>), Skipped>,
     helper: Option<Helper>,
 }
-
-/// Why a device was not made.
-#[derive(Clone, Copy)]
-enum Skipped {
-    /// In a user namespace there are none.
-    Device,
-    /// On disk it would be a whiteout.
-    Whiteout,
-}
-
-/// Bytes of paths of implied directories that are remembered: some 100,000 of them. Of more a backend that shows the topmost
-/// directory as it is shows root's, 0755.
-const IMPLIED_BYTES_MAX: usize = 4 << 20;
-/// Devices that are remembered as not made. 16,384: the largest known images have some hundreds. A hard link to one
-/// more is refused.
-const SKIPPED_MAX: usize = 16_384;
 
 impl Applier {
     /// Applies to the directory at `at`, whose owner and mode are root's and 0755 until an entry says otherwise.
@@ -109,8 +104,7 @@ impl Applier {
             applied,
             whiteouts: false,
             entries_max,
-            implied: Vec::new(),
-            implied_bytes: 0,
+            implied: ImpliedPaths::default(),
             skipped: HashMap::new(),
             helper,
         })
@@ -125,12 +119,7 @@ impl Applier {
         self.applied.entries += 1;
         let applied = self.try_apply(&mut member, payload);
         applied.map_err(|failed| failed.of(member.path, &self.at))?;
-        // A name of 4096 bytes makes two thousand directories.
-        if self.applied.entries + self.tree.implied > self.entries_max {
-            let (limit, unit) = (self.entries_max, "entries, with the directories that they only imply");
-            return Err(Flaw::Limit { limit, unit, flag: "layer_entries_max" });
-        }
-        Ok(())
+        self.applied.within(self.tree.implied, self.entries_max)
     }
 
     /// Sets what had to wait for the last entry. The helper must have ended; `helped` is what it could not set.
@@ -138,13 +127,13 @@ impl Applier {
         let written = |source| Flaw::Write { path: self.at.clone(), source };
         let attributes = &mut self.attributes;
         let set_acl = |dir: BorrowedFd<'_>, path: &[u8], acl: &[u8]| {
-            let set = attributes.set_default_acl(dir, acl).map_err(Failed::from);
+            let set = attributes.set_default_acl(Made::Named(dir, b"."), acl).map_err(Failed::from);
             set.map_err(|failed| failed.of(path.to_vec(), &self.at).carried())
         };
         self.times.apply(self.tree.root(), set_acl).map_err(|error| {
             Flaw::carried_by(&error).unwrap_or_else(|| Flaw::Write { path: self.at.clone(), source: error })
         })?;
-        for path in self.implied {
+        for path in self.implied.paths {
             let Some(dir) = open_still(self.tree.root(), &path).map_err(written)? else { continue };
             let stat = beneath::stat_fd(&dir).map_err(written)?;
             // Unless an entry that came later says otherwise, by whatever path it led there.
@@ -170,24 +159,15 @@ impl Applier {
         if path.is_empty() {
             return self.root(member);
         }
-        let (parent, name) = split(&path);
-        for component in components(parent) {
-            match whiteout::sign(component) {
-                Sign::None => {}
-                Sign::Meta => return Ok(()),
-                _ => return Err(EntryError::BadWhiteout.into()),
-            }
-        }
-        match whiteout::sign(name) {
-            Sign::None => {}
-            Sign::Meta => return Ok(()),
-            Sign::Bad => return Err(EntryError::BadWhiteout.into()),
-            Sign::Opaque => return self.opaque(parent),
-            Sign::Whiteout(removed) => {
+        let (parent, name) = match aim(&path)? {
+            Aim::Nothing => return Ok(()),
+            Aim::Opaque(dir) => return self.opaque(dir),
+            Aim::Removed(parent, removed) => {
                 let dir = self.find_or_make(parent)?;
                 return self.whiteout(&dir, removed);
             }
-        }
+            Aim::Entry(parent, name) => (parent, name),
+        };
         let dir = self.find_or_make(parent)?;
         if matches!(member.kind, Kind::Char { major: 0, minor: 0 }) {
             return self.skip(&dir, name, Skipped::Whiteout);
@@ -381,10 +361,7 @@ impl Applier {
                 continue;
             }
             self.times.note_implied(&path, &self.spill)?;
-            self.implied_bytes += path.len();
-            if self.implied_bytes <= IMPLIED_BYTES_MAX {
-                self.implied.push(path);
-            }
+            self.implied.push(path);
         }
         Ok(dir?)
     }
@@ -446,12 +423,6 @@ fn write<S: Source>(
         at += count as u64;
     }
     Ok(length)
-}
-
-/// The numbers of a device, within what Linux has: 12 and 20 bits.
-fn device(major: i64, minor: i64) -> Result<(u32, u32), EntryError> {
-    let within = |number: i64, bits: u32| u32::try_from(number).ok().filter(|number| number >> bits == 0);
-    within(major, 12).zip(within(minor, 20)).ok_or(EntryError::Device { major, minor })
 }
 
 fn not_found(error: io::Error, missing: impl Fn() -> Failed) -> Failed {

@@ -9,7 +9,8 @@ use rustix::io::Errno;
 
 use super::attributes::Unset;
 use super::flaw::{EntryError, Flaw};
-use super::tree::{Lost, components};
+use super::meaning::components;
+use super::tree::Lost;
 
 /// See the module.
 pub(super) enum Failed {

@@ -11,7 +11,7 @@ use keelblock_actors::image::plan::Compression;
 use super::flaw::Flaw;
 use super::tar::{Bounds, Kind, Member, Reader, Segment, Source};
 use super::whiteout::{self, Sign};
-use super::{decompress, tree};
+use super::{decompress, meaning};
 use crate::fuzzing::{Dribble, Lengths};
 use crate::inflate::Chunk;
 
@@ -477,7 +477,7 @@ pub(crate) fn whiteout(path: &[u8]) {
     use std::os::unix::ffi::OsStrExt;
     let plain = Path::new(std::ffi::OsStr::from_bytes(path));
     let upwards = plain.components().any(|component| component == Component::ParentDir);
-    let clean = match tree::clean(path) {
+    let clean = match meaning::clean(path) {
         Ok(clean) => clean,
         Err(_) => {
             assert!(upwards || path.contains(&0), "{plain:?} is refused");
@@ -493,9 +493,9 @@ pub(crate) fn whiteout(path: &[u8]) {
         })
         .collect();
     assert_eq!(clean, named.join(&b'/'), "std takes {plain:?} apart otherwise");
-    assert_eq!(tree::clean(&clean).ok().as_ref(), Some(&clean));
-    assert_eq!(tree::components(&clean).collect::<Vec<_>>(), named);
-    let (parent, name) = tree::split(&clean);
+    assert_eq!(meaning::clean(&clean).ok().as_ref(), Some(&clean));
+    assert_eq!(meaning::components(&clean).collect::<Vec<_>>(), named);
+    let (parent, name) = meaning::split(&clean);
     assert_eq!(name, named.last().copied().unwrap_or_default());
     assert_eq!(parent, named[..named.len().saturating_sub(1)].join(&b'/'));
     for name in named {

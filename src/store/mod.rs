@@ -21,11 +21,12 @@ mod form;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-mod image;
+pub(crate) mod image;
 mod images;
 mod intake;
 mod job;
 mod layout;
+mod meaning;
 mod mountable;
 mod pin;
 mod pipeline;
@@ -168,8 +169,8 @@ impl Inner {
         Ok(*self.format.get_or_init(|| format))
     }
 
-    /// The form of a layer that is about to come.
-    fn form_of_new(&self) -> Result<Form, StoreError> {
+    /// The form of a layer that is about to come into a staging directory.
+    fn form_of_new(&self, stage: &Stage) -> Result<Form, StoreError> {
         let choice = match self.form {
             LayerForm::Tree => return Ok(Form::Tree),
             // Where file systems of images cannot be mounted there is no need to try.
@@ -177,7 +178,7 @@ impl Inner {
             choice => choice,
         };
         let refused = self.mountable.get_or_init(|| {
-            let refused = mountable::try_it(&self.layout).err();
+            let refused = mountable::try_it(stage).err();
             if let Some(error) = &refused {
                 debug!(self.log, "images of layers cannot be mounted here"; "error" => %error);
             }
@@ -237,13 +238,13 @@ impl Store for DiskStore {
         if let Some(layer) = self.find(key)? {
             return Ok(Claim::Here(layer));
         }
-        let form = self.inner.form_of_new()?;
         let path = self.inner.layout.staging();
         let stage = Stage::new(&self.inner.layout, &self.inner.gc).map_err(|source| StoreError::Io {
             act: "make a directory in",
             path,
             source,
         })?;
+        let form = self.inner.form_of_new(&stage)?;
         let store = Arc::clone(&self.inner);
         Ok(Claim::Mine(Box::new(DiskStaging { store, key: key.clone(), namespace, form, stage, claim })))
     }

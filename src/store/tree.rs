@@ -14,13 +14,12 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::flaw::{EntryError, text};
+use super::meaning::{Implied, SYMLINKS_MAX, components};
 use super::whiteout::Namespace;
 use crate::sys::beneath;
 
 /// Directories kept open.
 const OPEN_MAX: usize = 32;
-/// Symlinks followed on the way to one directory: as the kernel does (path_resolution(7)).
-const SYMLINKS_MAX: usize = 40;
 
 /// An open directory of the tree.
 pub(super) struct Dir {
@@ -33,15 +32,6 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// What an implied directory is to that of the same path in the layers below.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Implied {
-    /// The same, of which this layer says nothing new.
-    Merged,
-    /// Another: the layer removed that one before.
-    New,
 }
 
 /// Why a directory was not found or made.
@@ -220,60 +210,4 @@ impl Tree {
 /// Whether this is a whiteout on disk.
 pub(super) fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-/// Components of a path, without empty ones and `.`.
-pub(super) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|component| !matches!(*component, b"" | b"."))
-}
-
-/// A path from a tar, cleaned: relative to the tree whatever it begins with, single slashes, no `.`. Empty = the root.
-pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>, EntryError> {
-    if path.contains(&0) {
-        return Err(EntryError::Malformed("a NUL byte is in its name"));
-    }
-    let mut clean = Vec::with_capacity(path.len());
-    for component in components(path) {
-        if component == b".." {
-            return Err(EntryError::Upwards(text(path)));
-        }
-        if !clean.is_empty() {
-            clean.push(b'/');
-        }
-        clean.extend_from_slice(component);
-    }
-    Ok(clean)
-}
-
-/// Directory and last component of a clean path.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_cleaned_and_never_lead_upwards() {
-        for (path, cleaned) in [
-            (&b"a/b"[..], &b"a/b"[..]),
-            (b"./a//b/./c/", b"a/b/c"),
-            (b"/etc/passwd", b"etc/passwd"),
-            (b"///", b""),
-            (b".", b""),
-            (b"...", b"..."),
-            (b"a\xff/b", b"a\xff/b"),
-        ] {
-            assert_eq!(clean(path).unwrap(), cleaned);
-        }
-        for path in [&b".."[..], b"a/../b", b"/..", b"a/..", b"a\0b"] {
-            assert!(clean(path).is_err());
-        }
-        assert_eq!(split(b"a/b/c"), (&b"a/b"[..], &b"c"[..]));
-        assert_eq!(split(b"a"), (&b""[..], &b"a"[..]));
-    }
 }

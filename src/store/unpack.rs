@@ -18,7 +18,7 @@ use super::attributes::{Attributes, NotSet};
 use super::entry::{Applied, Applier};
 use super::flaw::Flaw;
 use super::form::{Form, LayerRecord};
-use super::image::{ImageApplier, ImageFile, Watch};
+use super::image::{ImageApplier, ImageFile};
 use super::intake::Intake;
 use super::job;
 use super::layout::{IMAGE, SUMS, TREE};
@@ -26,6 +26,7 @@ use super::pipeline::{Stages, Threads, join, start};
 use super::stage::Stage;
 use super::tar::{Bounds, Member, Reader, Source};
 use super::whiteout::Namespace;
+use crate::erofs::NoWatch;
 use crate::sys::lock::NamedLock;
 
 /// Bytes of a bad blob that are still read to learn whether its digest is wrong, which says more than what the
@@ -169,7 +170,7 @@ impl Job<'_> {
     fn make_image(&self, tar: &mut dyn Source) -> Result<(Applied, ImageFile), Flaw> {
         let (at, sums) = (self.stage.path().join(IMAGE), self.stage.path().join(SUMS));
         let applier =
-            ImageApplier::new(at.clone(), sums, self.namespace, &self.store.limits, Box::new(Unwatched));
+            ImageApplier::new(at.clone(), sums, self.namespace, &self.store.limits, Box::new(NoWatch));
         let mut applier = applier.map_err(|source| Flaw::Write { path: at, source })?;
         self.read_all(tar, |member, reader| applier.apply(member, reader))?;
         applier.finish()
@@ -228,15 +229,6 @@ impl Job<'_> {
             Ok(()) if intake.ended() => self.verify_blob(intake).err().unwrap_or_else(|| flaw.of(self.key)),
             _ => flaw.of(self.key),
         }
-    }
-}
-
-/// Nobody wants to know how far an image is.
-struct Unwatched;
-
-impl Watch for Unwatched {
-    fn written(&mut self, _: &std::fs::File, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
     }
 }
 

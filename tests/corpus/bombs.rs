@@ -201,12 +201,12 @@ pub(crate) fn names() -> Vec<(&'static str, &'static str)> {
     BOMBS.iter().map(|bomb| (GROUP, bomb.name)).collect()
 }
 
-/// Runs them, one after the other: as trees, and for root as images.
-pub(crate) fn run(filter: &Filter, root: bool, notes: &mut Vec<String>) -> Vec<Outcome> {
+/// Runs them, one after the other: as trees, and where they can be kept so as images.
+pub(crate) fn run(filter: &Filter, images: bool, notes: &mut Vec<String>) -> Vec<Outcome> {
     let mut found: Vec<Outcome> = vec![];
     let mut largest = (0, "");
     let wanted = BOMBS.iter().filter(|bomb| filter.takes(GROUP, bomb.name));
-    let forms: &[_] = if root { &[Rights::Root, Rights::Images] } else { &[Rights::Root] };
+    let forms: &[_] = if images { &[Rights::Root, Rights::Images] } else { &[Rights::Root] };
     for (bomb, rights) in wanted.flat_map(|bomb| forms.iter().map(move |rights| (bomb, *rights))) {
         let began = std::time::Instant::now();
         let output = Command::new("/proc/self/exe")

@@ -277,6 +277,26 @@ pub(crate) fn image_store(dir: &Path, limits: Limits) -> DiskStore {
     store_of(dir, limits, LayerForm::Erofs)
 }
 
+/// Why layers cannot be kept as images by this process on the filesystem of this directory, if they cannot.
+pub(crate) fn no_images(within: &Path) -> Option<String> {
+    let home = tempfile::tempdir_in(within).unwrap();
+    let store = image_store(&home.path().join("store"), Limits::default());
+    let claimed = store.claim(&spec(b"").key);
+    claimed.err().map(|error| keelblock_actors::error::chain(&error))
+}
+
+/// Whether this process can keep layers as images; says so when not.
+pub(crate) fn images() -> bool {
+    if !root() {
+        return false;
+    }
+    let why = no_images(&std::env::temp_dir());
+    if let Some(why) = &why {
+        eprintln!("skipped: {why}");
+    }
+    why.is_none()
+}
+
 pub(crate) fn store_of(dir: &Path, limits: Limits, form: LayerForm) -> DiskStore {
     let settings = StoreSettings { form, ..StoreSettings::new(limits, Privileges::detect().unwrap()) };
     DiskStore::open_with(dir, settings, quiet()).unwrap()
