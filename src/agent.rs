@@ -31,7 +31,7 @@ use crate::puller::registry::{
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
-use crate::store::{DiskStore, Privileges, StoreSettings};
+use crate::store::{DiskStore, Privileges, Settler, StoreSettings};
 
 /// Threads that move bytes between sockets and pulls. 2: one sleeps while the other decrypts.
 const IO_THREADS: usize = 2;
@@ -88,6 +88,8 @@ pub struct Agent {
     io: Option<tokio::runtime::Runtime>,
     /// Removes what was moved away.
     collector: Collector,
+    /// Writes layers to disk.
+    settler: Settler,
     /// Where root filesystems go.
     gc: Gc,
     log: Logger,
@@ -131,13 +133,18 @@ impl Agent {
             true => Collector::later(),
             false => Collector::thread(log.new(o!("actor" => "gc"))),
         };
+        let settler = match config.leave_garbage {
+            true => Settler::later(),
+            false => Settler::thread(log.new(o!("actor" => "settler"))),
+        };
+        let settler = settler.with_mode(config.sync);
         let store = Arc::new(DiskStore::open_with(
             &store_dir,
             StoreSettings {
-                limits: limits.clone(),
-                privileges,
                 form: config.layer_form,
                 collector: collector.clone(),
+                settler: settler.clone(),
+                ..StoreSettings::new(limits.clone(), privileges)
             },
             log.new(o!("actor" => "store")),
         )?);
@@ -214,7 +221,7 @@ impl Agent {
             },
         })
         .map_err(AgentError::Threads)?;
-        Ok(Self { engine, launcher, source, io: Some(io), collector, gc, log })
+        Ok(Self { engine, launcher, source, io: Some(io), collector, settler, gc, log })
     }
 
     /// The name under which this agent looks an image up and remembers it: every default written out, also where
@@ -300,6 +307,7 @@ impl Agent {
     pub async fn shutdown(mut self) {
         self.engine.shutdown().await;
         self.collector.stop();
+        self.settler.stop();
         if let Some(io) = self.io.take() {
             // Nobody waits for its bytes any more.
             io.shutdown_background();
@@ -310,6 +318,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.collector.stop_soon();
+        self.settler.stop_soon();
         if let Some(io) = self.io.take() {
             // A runtime must not be waited for on a thread that may belong to another one.
             io.shutdown_background();

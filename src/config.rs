@@ -12,7 +12,7 @@ use keelblock_actors::launch::CapabilitySet;
 use crate::limits::Limits;
 use crate::provider::manifest::Platform;
 use crate::records::layout;
-use crate::store::{DiskStore, LayerForm};
+use crate::store::{DiskStore, LayerForm, SyncMode};
 
 /// Everything an agent is started with. `Config::default()` is what no flag at all means.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ pub struct Config {
     /// Whether arguments replace the whole command of an image, as `docker run` does and `keelblock run` wants; else
     /// Mesos's table holds, in which its first word stays.
     pub arguments_replace_cmd: bool,
+    /// When a pull is done.
+    pub sync: SyncMode,
     /// See [`Limits`].
     pub limits: Limits,
     /// Least severe level that is logged.
@@ -62,7 +64,7 @@ pub struct Config {
     pub log_json: bool,
     /// Whether root filesystems must stay when this process ends: rules out mounts where they would go with it.
     pub mounts_must_outlive: bool,
-    /// Whether large trees that are to go are only moved away, for the command that started this agent to see to: see
+    /// Whether what nobody waits for (large trees that are to go, layers that are to reach the disk) is left, for the command that started this agent to see to: see
     /// [`crate::gc`]. Else a thread of this process removes them.
     pub leave_garbage: bool,
     /// Flags that were given and have no effect, for a warning.
@@ -241,6 +243,20 @@ pub const FLAGS: &[Flag] = &[
         heading: IMAGES,
         set: |config, text| {
             config.docker_store_dir = Some(absolute(text)?);
+            Ok(())
+        },
+    },
+    Flag {
+        name: "sync",
+        value: "WHEN",
+        help: "When a pull is done: `background`, once its layers are whole and verified, and they are forced to disk afterwards; `full`, once all of it is on disk. What a power cut takes is pulled again either way [default: background]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.sync = match text {
+                "background" => SyncMode::Background,
+                "full" => SyncMode::Full,
+                _ => return Err("use background or full".to_owned()),
+            };
             Ok(())
         },
     },
@@ -471,6 +487,7 @@ impl Default for Config {
             docker_ignore_runtime: false,
             docker_ignore_user: false,
             arguments_replace_cmd: false,
+            sync: SyncMode::default(),
             limits: Limits::default(),
             log_level: slog::Level::Warning,
             log_json: false,

@@ -383,6 +383,7 @@ fn prune_only_moves_large_layers_away_and_with_wait_stays_until_they_are_gone() 
     wait_until_empty(&gc);
 
     room.keelblock(["pull", &image]).run().ok();
+    room.expect_no_leftovers();
     // What an earlier command left, too.
     fs::create_dir_all(gc.join("left/d")).unwrap();
     (0..1000).for_each(|at| fs::write(gc.join(format!("left/d/{at}")), "x").unwrap());
@@ -397,12 +398,40 @@ fn what_a_killed_command_moved_away_goes_with_the_next_one() {
     need_root!();
     let (room, image) = room("collect");
     room.keelblock(["pull", &image]).run().ok();
+    // Whoever writes its layers to disk would remove that, too.
+    room.expect_no_leftovers();
     for gc in ["store/gc", "provisioner/gc"].map(|gc| room.work_dir().join(gc)) {
         fs::create_dir_all(gc.join("left/d")).unwrap();
         (0..1000).for_each(|at| fs::write(gc.join(format!("left/d/{at}")), "x").unwrap());
         room.keelblock(["images"]).run().ok();
         wait_until_empty(&gc);
     }
+    room.expect_no_leftovers();
+}
+
+#[test]
+fn layers_reach_the_disk_after_the_command_or_with_sync_full_before_it_ends() {
+    need_root!();
+    let (room, image) = room("settled");
+    let store = room.work_dir().join("store");
+    let lines = || fs::read_to_string(store.join("journal")).map_or(0, |journal| journal.lines().count());
+    room.keelblock(["pull", &image]).run().ok();
+    wait_until_empty(&store.join("unsettled"));
+    assert_eq!(lines(), 1);
+    room.expect_no_leftovers();
+    room.keelblock(["prune", "--wait"]).run().ok();
+
+    room.keelblock(["--sync=full", "pull", &image]).run().ok();
+    assert_eq!(entries(&store.join("unsettled")), 0);
+    assert!(lines() > 1);
+    room.keelblock(["prune", "--wait"]).run().ok();
+
+    // A container may run for long: that is not waited for.
+    let mut run = run_line(&room, &image, "echo up; read line").keep_stdin().start();
+    run.wait_for_output("up");
+    wait_until_empty(&store.join("unsettled"));
+    run.write(b"go on\n");
+    run.wait().ok();
     room.expect_no_leftovers();
 }
 

@@ -290,6 +290,15 @@ pub enum StoreError {
     /// What containers use cannot be found out, so nothing can be pruned.
     #[error("cannot find out which layers are in use")]
     InUse(#[source] Cause),
+    /// The disk did not take a layer, so that it may be gone after a power cut.
+    #[error("layer {layer} cannot be forced to disk; check the disk, then prune the layer and pull again")]
+    NotDurable {
+        /// Which.
+        layer: DiffId,
+        /// Why, if that is known: an earlier process may have met it.
+        #[source]
+        source: Option<Cause>,
+    },
     /// The store is busy with something that cannot be shared.
     #[error("{what} is in use by another keelblock process; try again when it is done")]
     Busy {

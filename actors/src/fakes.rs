@@ -346,6 +346,11 @@ impl World {
         self.lock().hidden_by.clone()
     }
 
+    /// Loses a layer and not the record of its image, as a power cut may.
+    pub fn lose(&self, layer: &DiffId) {
+        self.lock().layers.remove(layer);
+    }
+
     /// Pins in force.
     pub fn pins(&self) -> usize {
         self.lock().pins.len()

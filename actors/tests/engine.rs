@@ -489,6 +489,22 @@ fn a_warm_image_is_provisioned_without_asking_its_source() {
     });
 }
 
+#[test]
+fn a_layer_that_is_gone_from_a_recorded_image_is_fetched_again_and_no_other() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let first = engine.provision(id("a"), request("app:4")).await.unwrap();
+        engine.destroy(id("a")).await.unwrap();
+        world.lose(&first.image.layers[2].diff_id);
+        let again = engine.provision(id("b"), request("app:4")).await.unwrap();
+        assert_eq!((again.image.layers_reused, again.image.layers_fetched), (3, 1));
+        assert_eq!(again.image.layers, first.image.layers);
+        assert_eq!(world.count(Step::Open), 5);
+        engine.shutdown().await;
+    });
+}
+
 fn planted(name: &str, phase: PhaseName, boot: &str, owner: bool) -> (ContainerRecord, RootfsRecord) {
     let process = ProcessIdentity { pid: 7, start_ticks: 7, boot_id: "this boot".to_owned() };
     let record = ContainerRecord {

@@ -1,8 +1,8 @@
-//! Trees on their way out, removed by a process of its own: a command does not keep its caller waiting for that.
+//! What nobody waits for, done by a process of its own: layers on their way to the disk, and trees on their way out.
 //!
-//! A command only moves large trees away ([`crate::gc`]) and starts `keelblock collect` at its end, if anything lies
-//! there and nobody is at it. That process inherits nothing that anybody could wait for or miss: no descriptor, no
-//! session, no working directory, no environment; it has a low priority, and ends when the places are empty. When
+//! A command leaves the layers it pulled to be settled ([`DiskStore::settle`]), only moves large trees away
+//! ([`crate::gc`]), and starts `keelblock collect` at its end, if there is anything to do and nobody is at it. That process inherits nothing that anybody could wait for or miss: no descriptor, no
+//! session, no working directory, no environment; it has a low priority, and ends when nothing is left. When
 //! it is killed, the next command starts another.
 
 use std::process::{Command, Stdio};
@@ -12,12 +12,14 @@ use slog::{Logger, debug};
 
 use super::{CliError, args};
 use crate::config::Config;
-use crate::gc::{self, Swept};
+use crate::gc::{self, Collector, Swept};
+use crate::store::{DiskStore, Privileges, StoreSettings};
 use crate::sys::{detach, priority};
 
 /// Starts the process, if it has anything to do. Not being able to is no failure of the command: the next one tries.
 pub(super) fn hand_over(config: &Config, log: &Logger) {
-    if !config.gc_dirs().iter().any(|place| gc::is_waiting(place)) {
+    let garbage = || config.gc_dirs().iter().any(|place| gc::is_waiting(place));
+    if !DiskStore::is_unsettled(&config.store_dir()) && !garbage() {
         return;
     }
     let flag = |name: &str, path: &std::path::Path| {
@@ -39,8 +41,8 @@ pub(super) fn hand_over(config: &Config, log: &Logger) {
         .status();
     match started {
         Ok(status) if status.success() => {}
-        Ok(status) => debug!(log, "what was moved away stays for now"; "status" => %status),
-        Err(error) => debug!(log, "what was moved away stays for now"; "error" => %error),
+        Ok(status) => debug!(log, "what is left to be done stays for now"; "status" => %status),
+        Err(error) => debug!(log, "what is left to be done stays for now"; "error" => %error),
     }
 }
 
@@ -50,10 +52,22 @@ pub(super) fn collect(config: &Config) -> Result<u8, CliError> {
         detach::Side::Parent => {}
         detach::Side::Child => {
             priority::lower();
+            settle(config);
             drop(sweep(config));
         }
     }
     Ok(0)
+}
+
+/// Writes layers to disk. What fails stays marked in the store, where the next command finds it.
+fn settle(config: &Config) {
+    let Ok(privileges) = Privileges::detect() else { return };
+    let settings = StoreSettings {
+        collector: Collector::later(),
+        ..StoreSettings::new(config.limits.clone(), privileges)
+    };
+    let log = Logger::root(slog::Discard, slog::o!());
+    let _ = DiskStore::open_with(&config.store_dir(), settings, log).and_then(|store| store.settle());
 }
 
 /// Removes all of it now.

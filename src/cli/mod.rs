@@ -108,7 +108,7 @@ impl Context<'_> {
         Ok(Agent::start(self.config.clone(), observer, self.log.clone()).await?)
     }
 
-    /// Has removed what an earlier command left, or its collector: for commands that may run long.
+    /// Has done what an earlier command left, or this one so far: for commands that may run long.
     fn collect_leftovers(&self) {
         collect::hand_over(&self.config, &self.log);
     }

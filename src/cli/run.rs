@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         .map_err(|source| CliError::Io { act: "set standard output aside", source })?;
     let agent = context.agent(bars::observer(context.quiet, false)).await?;
     context.collect_leftovers();
-    let result = run_with(&agent, spec, &mut signals).await;
+    let result = run_with(context, &agent, spec, &mut signals).await;
     // Whatever happened, the container goes; a failed launch has taken itself down already.
     let destroyed = match &result {
         Ok(_) => agent.destroy(id.clone()).await.map(|_| ()),
@@ -57,6 +57,7 @@ fn exit_code(status: ExitStatus) -> u8 {
 }
 
 async fn run_with(
+    context: &Context<'_>,
     agent: &Agent,
     spec: ContainerSpec,
     signals: &mut Signals,
@@ -84,6 +85,8 @@ async fn run_with(
     for number in pending {
         let _ = running.process.signal(number);
     }
+    // What was pulled for it need not wait for its end.
+    context.collect_leftovers();
     let image = running.image.as_ref().map(image_json);
     let status = wait_attached(agent, tty, &running.process, signals).await?;
     Ok((status, json!(image)))

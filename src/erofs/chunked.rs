@@ -19,7 +19,7 @@ impl<T> Chunked<T> {
 
     /// Bytes that the next element will take.
     pub(super) fn bytes_for_next(&self) -> usize {
-        if self.len() % PIECE == 0 { PIECE * size_of::<T>() } else { 0 }
+        if self.len().is_multiple_of(PIECE) { PIECE * size_of::<T>() } else { 0 }
     }
 
     pub(super) fn push(&mut self, element: T) {

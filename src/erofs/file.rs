@@ -165,17 +165,25 @@ impl Sparse {
 
 /// The size of chunks that takes the least room.
 fn chunk_bits(size: u64, runs: &[Run]) -> u32 {
-    let room = |bits: &u32| {
-        let (mut chunks, mut next) = (0, 0);
-        for run in runs {
-            let (first, last) = (run.offset >> bits, (run.offset + run.length - 1) >> bits);
-            chunks += (last + 1).saturating_sub(first.max(next));
-            next = last + 1;
-        }
-        (u128::from(chunks) << bits) + 4 * u128::from(size.div_ceil(1 << bits))
-    };
     // As the highest are no longer than the file, or have one chunk.
-    (BLOCK_BITS..=CHUNK_BITS_MAX).min_by_key(room).unwrap_or(BLOCK_BITS)
+    (BLOCK_BITS..=CHUNK_BITS_MAX).min_by_key(|bits| room(*bits, size, runs)).unwrap_or(BLOCK_BITS)
+}
+
+/// Bytes of the chunks, of this size, that have content, and of the index.
+fn room(bits: u32, size: u64, runs: &[Run]) -> u128 {
+    let (mut chunks, mut next) = (0, 0);
+    for run in runs.iter().filter(|run| run.length > 0) {
+        let last = run.offset.saturating_add(run.length - 1) >> bits;
+        chunks += (last + 1).saturating_sub((run.offset >> bits).max(next));
+        next = last + 1;
+    }
+    (u128::from(chunks) << bits) + 4 * u128::from(size.div_ceil(1 << bits))
+}
+
+/// Bytes that a file of this size with content in these runs takes in an image, besides its inode: more than the runs have,
+/// for it is filled up to whole chunks, of which there is an index.
+pub fn sparse_bytes(size: u64, runs: &[Run]) -> u64 {
+    u64::try_from(room(chunk_bits(size, runs), size, runs)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -187,7 +195,10 @@ mod tests {
         let run = |offset, length| Run { offset, length };
         assert_eq!(chunk_bits(1 << 20, &[run(0, 10), run(1 << 19, 10)]), 12);
         // Nothing to say: the shortest index.
-        assert!((8 << 40) >> chunk_bits(8 << 40, &[]) <= 1);
+        assert!((8u64 << 40) >> chunk_bits(8 << 40, &[]) <= 1);
+        // The chunk, and the index.
+        assert_eq!(sparse_bytes(1 << 20, &[run(0, 10)]), 4096 + 1024);
+        assert_eq!(sparse_bytes(0, &[]), 0);
         // 2 GiB of index, were the chunks as small as can be.
         let bits = chunk_bits(2 << 40, &[run(1 << 40, 1)]);
         assert!((1 << bits) + 4 * ((2u64 << 40) >> bits) < 8 << 20, "{bits}");

@@ -44,7 +44,7 @@ mod writer;
 mod xattrs;
 
 pub use self::error::Error;
-pub use self::file::Run;
+pub use self::file::{Run, sparse_bytes};
 pub use self::format::{BLOCK, Kind, MAGIC, NAME_BYTES_MAX};
 pub use self::names::{Attributes, DirId, Found};
 pub use self::output::{NoWatch, Watch};

@@ -58,7 +58,7 @@ impl<'a> Output<'a> {
 
     /// The number of the block that comes next.
     pub(super) fn block(&self) -> Result<u32, Error> {
-        debug_assert!(self.position() % BLOCK as u64 == 0, "a block is begun");
+        debug_assert!(self.position().is_multiple_of(BLOCK as u64), "a block is begun");
         // The highest number stands for a hole.
         u32::try_from(self.position() / BLOCK as u64)
             .ok()
@@ -122,7 +122,7 @@ impl<'a> Output<'a> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        debug_assert!(self.buffer.len() % BLOCK == 0, "only whole blocks are written");
+        debug_assert!(self.buffer.len().is_multiple_of(BLOCK), "only whole blocks are written");
         let (bytes, at) = (self.buffer.len() as u64, self.begins);
         if (at + bytes) / BLOCK as u64 >= u64::from(u32::MAX) {
             return Err(Error::Full);

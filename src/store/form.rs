@@ -18,9 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use super::attributes::NotSet;
 use super::image::ImageFile;
-use super::layout::{IMAGE, LAYER_RECORD, Layout, TREE};
+use super::layout::{IMAGE, LAYER_RECORD, Layout, SUMS, TREE};
 use super::shown::Mounts;
 use super::whiteout::Namespace;
+
+/// Bytes of an image that one of its sums is about, and bytes of that sum.
+const SUMMED_BYTES: u64 = 4096;
+const SUM_BYTES: u64 = 4;
 
 /// How a layer is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +73,10 @@ pub struct LayerRecord {
     /// Whether there are whiteouts in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whiteouts: bool,
+    /// Which commit made it: the name it had in staging, so that what is said of this one is never taken for the word on
+    /// a later layer of the same diff ID. Empty = a version of this program that kept no journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub commit: String,
     /// What the layer asked for and did not get.
     #[serde(default, skip_serializing_if = "NotSet::is_empty")]
     pub not_set: NotSet,
@@ -99,6 +107,21 @@ impl LayerRecord {
     /// Writes it into a layer still in staging.
     pub(super) fn write(&self, staged: &Path) -> io::Result<()> {
         std::fs::write(staged.join(LAYER_RECORD), serde_json::to_vec(self)?)
+    }
+
+    /// Whether the files that make this layer are all in its directory, as far as names and sizes can tell.
+    pub(super) fn has_its_files(&self, dir: &Path) -> bool {
+        match self.form {
+            Form::Tree => std::fs::symlink_metadata(dir.join(TREE)).is_ok_and(|tree| tree.is_dir()),
+            Form::Erofs => {
+                let is = |name, bytes| {
+                    std::fs::symlink_metadata(dir.join(name))
+                        .is_ok_and(|found| found.is_file() && found.len() == bytes)
+                };
+                let sums_bytes = |image: &ImageFile| image.bytes.div_ceil(SUMMED_BYTES) * SUM_BYTES;
+                self.image.as_ref().is_some_and(|image| is(IMAGE, image.bytes) && is(SUMS, sums_bytes(image)))
+            }
+        }
     }
 
     /// Shows the layer.

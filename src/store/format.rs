@@ -10,6 +10,7 @@ use std::path::Path;
 use keelblock_actors::error::StoreError;
 use serde::{Deserialize, Serialize};
 
+use super::disk::Disk;
 use super::layout::{DIRECTORIES, Layout};
 use super::privileges::Privileges;
 use super::stage;
@@ -56,14 +57,20 @@ pub(super) fn read(layout: &Layout, privileges: Privileges) -> Result<Option<For
 }
 
 /// The format of a store, which is made if there is none.
-pub(super) fn read_or_make(layout: &Layout, privileges: Privileges) -> Result<Format, StoreError> {
+///
+/// What lies in its place without a format may be all that a power cut left of a store, so `check` has a look at it first.
+pub(super) fn read_or_make(
+    layout: &Layout,
+    privileges: Privileges,
+    disk: &dyn Disk,
+    check: impl FnOnce() -> Result<(), StoreError>,
+) -> Result<Format, StoreError> {
     if let Some(format) = read(layout, privileges)? {
         return Ok(format);
     }
     make_directory(layout.root(), true)?;
-    for directory in DIRECTORIES {
-        make_directory(&layout.root().join(directory), false)?;
-    }
+    check()?;
+    make_directories(layout)?;
     let whiteouts = if privileges.in_user_namespace { Namespace::User } else { Namespace::Trusted };
     let format = Format { version: VERSION, whiteouts };
     let path = layout.format();
@@ -73,12 +80,17 @@ pub(super) fn read_or_make(layout: &Layout, privileges: Privileges) -> Result<Fo
         source: error.into(),
     })?;
     // Whoever comes first decides; the others read what is there.
-    match stage::write_new(layout, &path, &bytes) {
+    match stage::write_new(layout, disk, &path, &bytes) {
         Ok(()) => Ok(format),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read(layout, privileges)?
             .ok_or(StoreError::Io { act: "read", path, source: io::ErrorKind::NotFound.into() }),
         Err(source) => Err(StoreError::Io { act: "write", path, source }),
     }
+}
+
+/// The directories of a store that is there.
+pub(super) fn make_directories(layout: &Layout) -> Result<(), StoreError> {
+    DIRECTORIES.iter().try_for_each(|directory| make_directory(&layout.root().join(directory), false))
 }
 
 fn make_directory(path: &Path, with_parents: bool) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ use keelblock_actors::image::name::ImageName;
 use keelblock_actors::ports::ImageRecord;
 use slog::{Logger, warn};
 
+use super::disk::{Barrier, Disk};
 use super::layout::Layout;
 use super::stage;
 
@@ -28,11 +29,18 @@ fn read_file(path: &Path) -> Result<Option<ImageRecord>, StoreError> {
     }
 }
 
-/// Writes one, in place of an earlier one of its name.
-pub(super) fn write(layout: &Layout, record: &ImageRecord) -> Result<(), StoreError> {
+/// Writes one, in place of an earlier one of its name; if there is a `disk`, its content is on disk before.
+pub(super) fn write(
+    layout: &Layout,
+    disk: Option<&dyn Disk>,
+    record: &ImageRecord,
+) -> Result<(), StoreError> {
     let path = layout.image(&record.plan.identity.name);
     let written = serde_json::to_vec(record).map_err(io::Error::from);
-    let written = written.and_then(|bytes| stage::write(layout, &path, &bytes));
+    let written = written.and_then(|bytes| match disk {
+        None => stage::write(layout, &path, &bytes),
+        Some(disk) => stage::write_synced(layout, disk, Barrier::Record, &path, &bytes),
+    });
     written.map_err(|source| StoreError::Io { act: "write", path, source })
 }
 

@@ -4,6 +4,9 @@
 //! <store>/                          mode 0700: layers hold setuid files of strangers
 //!   format                          JSON: version, and in which xattr namespace opaque marks are
 //!   lock                            flock: shared to pin or record, exclusive to prune, for moments
+//!   boot                            text: the boot in which all that is here was written or checked (see `boot`)
+//!   journal                         text: which layers are on disk (see `journal`)
+//!   settling                        flock: whoever writes layers to disk (see `settle`)
 //!   layers/<alg>/<hex>/             one committed layer, named by its diff ID; appears by rename, whole
 //!     layer.json                    what it is: form, bytes, entries, blob digest, what could not be set
 //!     tree/                         form "tree": the unpacked layer in overlayfs form
@@ -13,6 +16,7 @@
 //!   images/<sha256 of name>.json    one pulled image
 //!   locks/<alg>-<hex>               flock: the right to bring this layer; there while somebody has it
 //!   pins/<name>                     flock: layer keys that a live process keeps from being pruned
+//!   unsettled/<alg>-<hex>-<commit>  empty: this layer is not known to be on disk; `.failed` behind it: and never will
 //!   staging/<name>                  flock: a layer or a file being made; anybody's garbage once unlocked
 //!   mounts/<alg>-<hex>              where a layer that is an image is mounted while somebody uses it
 //!   mounts.lock                     byte locks: who uses which of those (see `shown`)
@@ -37,7 +41,7 @@ pub(super) struct Layout {
 }
 
 /// The directories of a store, besides the store itself.
-pub(super) const DIRECTORIES: [&str; 12] = [
+pub(super) const DIRECTORIES: [&str; 13] = [
     "layers",
     "layers/sha256",
     "layers/sha512",
@@ -47,10 +51,14 @@ pub(super) const DIRECTORIES: [&str; 12] = [
     "images",
     "locks",
     "pins",
+    "unsettled",
     "staging",
     "mounts",
     "gc",
 ];
+
+/// Digests by which layers and blobs are known: names of directories below `layers` and `blobs`.
+pub(super) const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
 
 /// Below a layer or a staging directory: what it is.
 pub(super) const LAYER_RECORD: &str = "layer.json";
@@ -76,6 +84,22 @@ impl Layout {
 
     pub(super) fn store_lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    pub(super) fn boot(&self) -> PathBuf {
+        self.root.join("boot")
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    pub(super) fn settling(&self) -> PathBuf {
+        self.root.join("settling")
+    }
+
+    pub(super) fn unsettled(&self) -> PathBuf {
+        self.root.join("unsettled")
     }
 
     pub(super) fn layers(&self, algorithm: &str) -> PathBuf {

@@ -3,16 +3,19 @@
 //! A layer comes in as a blob, is verified and unpacked on the way (`unpack`), and is from then on known by its diff
 //! ID and shown as a directory. Everything is shared by all processes on one store: what they must not do at once is
 //! held by flock(2), so that a killed process holds nothing, and what others see appears by rename. `layout` draws
-//! the tree.
+//! the tree. What is on disk and what a power cut may take is another matter: `commit`, `settle` and `boot` see to that,
+//! and `docs/durability.md` argues that they do.
 //!
 //! Nothing here knows registries, containers or mounts, and nothing is trusted that comes from an image: names,
 //! numbers and sizes are checked where they are read (`tar`), paths resolve beneath a descriptor (`tree`).
 
 mod attributes;
+mod boot;
 mod chunks;
 mod commit;
 mod decompress;
 mod dirtimes;
+mod disk;
 mod entry;
 mod failed;
 mod flaw;
@@ -25,6 +28,7 @@ pub(crate) mod image;
 mod images;
 mod intake;
 mod job;
+mod journal;
 mod layout;
 mod meaning;
 mod mountable;
@@ -33,12 +37,16 @@ mod pipeline;
 mod privileges;
 mod prune;
 mod recover;
+mod settle;
+mod settler;
 mod shown;
 mod stage;
 mod tar;
 mod tree;
 mod unpack;
+mod unsettled;
 pub mod whiteout;
+mod writeback;
 
 use std::io;
 use std::path::Path;
@@ -51,24 +59,30 @@ use keelblock_actors::image::plan::LayerKey;
 use keelblock_actors::ports::{
     Claim, ImageRecord, InUse, Keep, LayerDir, LayerSize, Pruned, Store, StoredLayer,
 };
-use slog::{Logger, debug};
+use slog::{Logger, debug, warn};
 
 pub use self::attributes::NotSet;
 pub use self::dirtimes::NOBODYS_ROOT;
+pub use self::disk::{Barrier, Disk, RealDisk};
 pub use self::flaw::EntryError;
 pub use self::form::{Form, LayerForm, LayerRecord};
 pub use self::image::ImageFile;
 pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
+pub use self::settle::Settled;
+pub use self::settler::{Settler, SyncMode};
 
 use self::format::Format;
+use self::journal::Journal;
 use self::layout::Layout;
+use self::settle::Synced;
 use self::shown::Mounts;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
 use crate::gc::{Collector, Gc};
 use crate::limits::Limits;
-use crate::sys::lock::{LockKind, NamedLock};
+use crate::sys::lock::{self, LockKind, NamedLock};
+use crate::sys::process_identity;
 use crate::sys::remove::RemoveError;
 
 /// The store in a directory.
@@ -87,6 +101,11 @@ struct Inner {
     mountable: OnceLock<Option<Arc<io::Error>>>,
     limits: Limits,
     privileges: Privileges,
+    disk: Arc<dyn Disk>,
+    settler: Settler,
+    synced: Synced,
+    /// In which boot this process runs.
+    boot: String,
     log: Logger,
     /// Once there is a store.
     format: OnceLock<Format>,
@@ -103,17 +122,31 @@ pub struct StoreSettings {
     pub form: LayerForm,
     /// Who removes trees.
     pub collector: Collector,
+    /// Who writes layers to disk.
+    pub settler: Settler,
+    /// What that is.
+    pub disk: Arc<dyn Disk>,
+    /// In which boot this is; `None` = the kernel is asked.
+    pub boot: Option<String>,
 }
 
 impl StoreSettings {
     /// Those of a process that may do this, and by default.
     pub fn new(limits: Limits, privileges: Privileges) -> Self {
-        Self { limits, privileges, form: LayerForm::default(), collector: Collector::at_once() }
+        Self {
+            limits,
+            privileges,
+            form: LayerForm::default(),
+            collector: Collector::at_once(),
+            settler: Settler::later(),
+            disk: Arc::new(RealDisk),
+            boot: None,
+        }
     }
 }
 
 impl DiskStore {
-    /// The store in `dir`. Reads one file; the store is made when something is to be kept in it.
+    /// The store in `dir`. Reads two files, but the first time after a boot, when all layers are looked at; the store is made when something is to be kept in it.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] for a store that cannot be understood, [`StoreError::Io`] for one that cannot be read,
@@ -127,7 +160,7 @@ impl DiskStore {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with(dir: &Path, settings: StoreSettings, log: Logger) -> Result<Self, StoreError> {
-        let StoreSettings { limits, privileges, form, collector } = settings;
+        let StoreSettings { limits, privileges, form, collector, settler, disk, boot } = settings;
         let root = std::path::absolute(dir).map_err(|source| StoreError::Io {
             act: "find",
             path: dir.to_owned(),
@@ -135,14 +168,61 @@ impl DiskStore {
         })?;
         let layout = Layout::new(root);
         let gc = Gc::new(layout.gc(), collector);
+        let boot = match boot {
+            Some(boot) => boot,
+            None => process_identity::boot_id()
+                .map_err(|source| StoreError::Io {
+                    act: "read",
+                    path: "/proc/sys/kernel/random/boot_id".into(),
+                    source,
+                })?
+                .to_owned(),
+        };
         let format = OnceLock::new();
         if let Some(found) = format::read(&layout, privileges)? {
             let _ = format.set(found);
         }
+        boot::check(&layout, &gc, &boot, &log)?;
         let mounts = Arc::new(Mounts::new(layout.clone(), log.clone()));
         let mountable = OnceLock::new();
-        let inner = Inner { layout, gc, mounts, form, mountable, limits, privileges, log, format };
+        let inner = Inner {
+            layout,
+            gc,
+            mounts,
+            form,
+            mountable,
+            limits,
+            privileges,
+            disk,
+            settler,
+            synced: Synced::default(),
+            boot,
+            log,
+            format,
+        };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes all layers to disk that are not known to be there, and says so in the journal. Waits while another process
+    /// does.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read or written. What the disk refuses is no error but in the answer.
+    pub fn settle(&self) -> Result<Settled, StoreError> {
+        self.inner.settle()
+    }
+
+    /// Whether there are layers in the store in `dir` that are to be settled, and nobody is at it.
+    pub fn is_unsettled(dir: &Path) -> bool {
+        let layout = Layout::new(dir.to_owned());
+        let marks = unsettled::marks(&layout).unwrap_or_default();
+        if marks.iter().all(|mark| mark.failed) {
+            return false;
+        }
+        let free =
+            lock::open_lock_file(&layout.settling()).and_then(|file| lock::try_lock(&file, LockKind::Shared));
+        // Not ours to write: then there is nothing to do about it.
+        free.unwrap_or(false)
     }
 
     /// Where trees on their way out lie in the store in `dir`.
@@ -165,8 +245,32 @@ impl Inner {
         if let Some(format) = self.format.get() {
             return Ok(*format);
         }
-        let format = format::read_or_make(&self.layout, self.privileges)?;
+        let check = || boot::check_now(&self.layout, &self.gc, &self.boot, &self.log);
+        let format = format::read_or_make(&self.layout, self.privileges, &*self.disk, check)?;
         Ok(*self.format.get_or_init(|| format))
+    }
+
+    fn settle(&self) -> Result<Settled, StoreError> {
+        settle::settle(&self.layout, &*self.disk, &self.synced, &self.log)
+    }
+
+    /// Returns when these layers are on disk, and the indexes by which they are found.
+    fn settle_all(&self, record: &ImageRecord) -> Result<(), StoreError> {
+        let mut settled = self.settle()?;
+        let journal = Journal::read(&self.layout)?;
+        for StoredLayer { diff_id } in &record.layers {
+            let commit = LayerRecord::read(&self.layout, diff_id)?.commit;
+            if !journal.is_durable(&(diff_id.clone(), commit)) {
+                let source = settled.causes.remove(diff_id);
+                return Err(StoreError::NotDurable { layer: diff_id.clone(), source });
+            }
+        }
+        for layer in &record.plan.layers {
+            if let LayerKey::Blob(blob) = &layer.key {
+                settle::sync_record(&*self.disk, &self.layout.blob(blob))?;
+            }
+        }
+        Ok(())
     }
 
     /// The form of a layer that is about to come into a staging directory.
@@ -265,9 +369,18 @@ impl Store for DiskStore {
 
     fn record_image(&self, record: &ImageRecord) -> Result<(), StoreError> {
         self.inner.format()?;
+        let full = self.inner.settler.mode == SyncMode::Full;
+        if full {
+            self.inner.settle_all(record)?;
+        }
+        let disk = full.then_some(&*self.inner.disk);
         // Else a prune that has read an earlier record of this name could remove this one in its place.
         let _store = pin::lock_store(&self.inner.layout, LockKind::Shared)?;
-        images::write(&self.inner.layout, record)
+        images::write(&self.inner.layout, disk, record)?;
+        match disk {
+            Some(disk) => settle::sync_dir(disk, Barrier::Records, &self.inner.layout.images()),
+            None => Ok(()),
+        }
     }
 
     fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
@@ -284,11 +397,19 @@ impl Store for DiskStore {
         if format::read(&self.inner.layout, self.inner.privileges)?.is_none() {
             return Ok(Pruned { freed: true, ..Pruned::default() });
         }
-        let Inner { layout, gc, mounts, log, .. } = &*self.inner;
-        prune::prune(layout, gc, mounts, keep, in_use, log)
+        let Inner { layout, gc, mounts, disk, log, .. } = &*self.inner;
+        prune::prune(layout, &**disk, gc, mounts, keep, in_use, log)
     }
 
     fn recover(&self) -> Result<(), StoreError> {
+        let marks = unsettled::marks(&self.inner.layout)?;
+        for mark in marks.iter().filter(|mark| mark.failed) {
+            warn!(self.inner.log, "the disk refused a layer, which will be gone after the next boot; check the disk";
+                "layer" => %mark.commit.0);
+        }
+        if marks.iter().any(|mark| !mark.failed) {
+            self.inner.settler.nudge(&self.inner);
+        }
         recover::recover(&self.inner.layout, &self.inner.gc, &self.inner.log)
     }
 

@@ -15,10 +15,13 @@ use keelblock_actors::image::plan::LayerKey;
 use keelblock_actors::ports::{InUse, Keep, Pruned};
 use slog::{Logger, debug, warn};
 
-use super::form::LayerRecord;
+use super::disk::Disk;
+use super::form::{Form, LayerRecord};
 use super::images::{self, names};
-use super::layout::Layout;
+use super::journal::Journal;
+use super::layout::{ALGORITHMS, Layout};
 use super::shown::Mounts;
+use super::unsettled::Mark;
 use super::{pin, removal};
 use crate::gc::Gc;
 use crate::sys::lock::LockKind;
@@ -26,6 +29,7 @@ use crate::sys::lock::LockKind;
 /// See the module.
 pub(super) fn prune(
     layout: &Layout,
+    disk: &dyn Disk,
     gc: &Gc,
     mounts: &Mounts,
     keep: &Keep,
@@ -35,18 +39,26 @@ pub(super) fn prune(
     let store = pin::lock_store(layout, LockKind::Exclusive)?;
     let mut pruned = Pruned::default();
     let used = used(layout, keep, in_use, log, &mut pruned)?;
-    let mut moved = Vec::new();
-    for diff in layers(layout)? {
-        if used.contains(&diff) {
-            continue;
-        }
-        match LayerRecord::read(layout, &diff) {
-            Ok(record) => pruned.bytes += record.bytes,
+    let mut unused = layers(layout)?;
+    unused.retain(|diff| !used.contains(diff));
+    let mut records = Vec::new();
+    for diff in &unused {
+        match LayerRecord::read(layout, diff) {
+            Ok(record) => records.push(record),
             // It goes all the same.
             Err(error) => debug!(log, "layer of unknown size pruned"; "layer" => %diff, "error" => %error),
         }
+    }
+    pruned.bytes = records.iter().map(|record| record.bytes).sum();
+    for diff in &unused {
         // Nobody uses it; who died with it left it mounted.
-        mounts.retire(&diff)?;
+        mounts.retire(diff)?;
+    }
+    // Of an image that lacks a file that shows ([`LayerRecord::has_its_files`]). Only of a tree nobody could tell, so only for
+    // trees there is a wait.
+    forget(layout, disk, records.iter().filter(|record| record.form == Form::Tree))?;
+    let mut moved = Vec::new();
+    for diff in unused {
         let path = layout.layer(&diff);
         moved.extend(gc.move_away(&path).map_err(|source| StoreError::Io {
             act: "move away",
@@ -55,10 +67,32 @@ pub(super) fn prune(
         })?);
         pruned.layers.push(diff);
     }
+    for record in &records {
+        for failed in [false, true] {
+            Mark { failed, ..Mark::of(&record.diff_id, &record.commit) }.remove(layout);
+        }
+    }
     forget_blobs(layout, log)?;
     drop(store);
     pruned.freed = gc.collect(&moved).map_err(removal)?;
     Ok(pruned)
+}
+
+/// Takes layers out of the journal before they are moved away: a power cut may bring their names back. To be called under the
+/// store lock, exclusive.
+pub(super) fn forget<'r>(
+    layout: &Layout,
+    disk: &dyn Disk,
+    records: impl IntoIterator<Item = &'r LayerRecord>,
+) -> Result<(), StoreError> {
+    let commits = records.into_iter().map(|record| (record.diff_id.clone(), record.commit.clone()));
+    let commits: Vec<_> = commits.collect();
+    if commits.is_empty() {
+        return Ok(());
+    }
+    let journal = Journal::read(layout)?;
+    let known: Vec<_> = commits.into_iter().filter(|commit| journal.is_durable(commit)).collect();
+    journal.remove(layout, disk, &known)
 }
 
 /// The layers that stay; the records of images that do not are removed.
@@ -100,7 +134,7 @@ fn used(
 /// Every layer in the store.
 fn layers(layout: &Layout) -> Result<Vec<DiffId>, StoreError> {
     let mut layers = Vec::new();
-    for algorithm in ["sha256", "sha512"] {
+    for algorithm in ALGORITHMS {
         for name in names(&layout.layers(algorithm))? {
             // What is no digest is not ours.
             if let Ok(diff) = format!("{algorithm}:{}", name.to_string_lossy()).parse() {
@@ -126,7 +160,7 @@ pub(super) fn diff_of_blob(layout: &Layout, blob: &Digest) -> Result<Option<Diff
 
 /// Removes what the blob index says of layers that are not there.
 fn forget_blobs(layout: &Layout, log: &Logger) -> Result<(), StoreError> {
-    for algorithm in ["sha256", "sha512"] {
+    for algorithm in ALGORITHMS {
         for name in names(&layout.blobs(algorithm))? {
             let path = layout.blobs(algorithm).join(name);
             let text = std::fs::read_to_string(&path).unwrap_or_default();
@@ -145,7 +179,7 @@ fn forget_blobs(layout: &Layout, log: &Logger) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn remove_file(path: PathBuf) -> Result<(), StoreError> {
+pub(super) fn remove_file(path: PathBuf) -> Result<(), StoreError> {
     match std::fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::Io { act: "remove", path, source })

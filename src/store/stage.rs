@@ -4,11 +4,16 @@
 //! Between making and locking there is a moment in which another process may take it for such a leftover. Therefore:
 //! lock, then look whether it is still there, else make another.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::disk::{Barrier, Disk};
 use super::layout::{Layout, fresh_name};
 use crate::gc::Gc;
 use crate::sys::lock::{self, LockKind};
@@ -41,23 +46,26 @@ impl Stage {
         &self.path
     }
 
+    /// Its name in staging.
+    pub(super) fn name(&self) -> &str {
+        // Made by `fresh_name`.
+        self.path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+    }
+
     /// Renames it to where all can see it. `false` = there is one already, and this one is removed.
     pub(super) fn commit(mut self, to: &Path) -> io::Result<bool> {
-        match std::fs::rename(&self.path, to) {
+        let renamed = match renameat_with(CWD, &self.path, CWD, to, RenameFlags::NOREPLACE) {
+            // A filesystem without that flag: then rename(2) replaces a directory that is empty, as no layer is.
+            Err(Errno::INVAL) => renameat_with(CWD, &self.path, CWD, to, RenameFlags::empty()),
+            renamed => renamed,
+        };
+        match renamed {
             Ok(()) => {
                 self.committed = true;
                 Ok(true)
             }
-            // rename(2) names either for a directory that is there and not empty.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
-                ) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error),
+            Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -77,9 +85,23 @@ pub(super) fn write(layout: &Layout, path: &Path, bytes: &[u8]) -> io::Result<()
     std::fs::rename(&staged, path).inspect_err(|_| drop(std::fs::remove_file(&staged)))
 }
 
-/// Writes a file whole or not at all, unless there is one already (`AlreadyExists`).
-pub(super) fn write_new(layout: &Layout, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let (staged, _lock) = staged_file(layout, bytes)?;
+/// As [`write`], with its content on disk before it has its name: a power cut leaves the one before or this one.
+pub(super) fn write_synced(
+    layout: &Layout,
+    disk: &dyn Disk,
+    what: Barrier,
+    path: &Path,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let (staged, file) = staged_file(layout, bytes)?;
+    let written = disk.sync(what, &file).and_then(|()| std::fs::rename(&staged, path));
+    written.inspect_err(|_| drop(std::fs::remove_file(&staged)))
+}
+
+/// Writes a file whole or not at all, also after a power cut, unless there is one already (`AlreadyExists`).
+pub(super) fn write_new(layout: &Layout, disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (staged, file) = staged_file(layout, bytes)?;
+    disk.sync(Barrier::Record, &file).inspect_err(|_| drop(std::fs::remove_file(&staged)))?;
     let linked = std::fs::hard_link(&staged, path);
     std::fs::remove_file(&staged)?;
     linked

@@ -26,7 +26,7 @@ use super::pipeline::{Stages, Threads, join, start};
 use super::stage::Stage;
 use super::tar::{Bounds, Member, Reader, Source};
 use super::whiteout::Namespace;
-use crate::erofs::NoWatch;
+use super::writeback::WriteBack;
 use crate::sys::lock::NamedLock;
 
 /// Bytes of a bad blob that are still read to learn whether its digest is wrong, which says more than what the
@@ -56,9 +56,10 @@ impl Staging for DiskStaging {
         let Self { store, key, namespace, form, claim, stage } = *self;
         let declared = declared_digest(&key, layer)?;
         let job = Job { store: &store, key: &key, layer, namespace, form, stage: &stage, declared, stop };
-        let record = job.run(blob)?;
-        let stored = super::commit::commit(&store.layout, &key, stage, &record)?;
+        let mut record = job.run(blob)?;
+        let stored = super::commit::commit(&store, &key, stage, &mut record)?;
         drop(claim);
+        store.settler.nudge(&store);
         let elapsed_ms = began.elapsed().as_millis() as u64;
         let layer = stored.diff_id.to_string();
         if !record.not_set.is_empty() {
@@ -132,6 +133,7 @@ impl Job<'_> {
             implied_dirs: applied.implied_dirs,
             implied: applied.implied,
             whiteouts: applied.whiteouts,
+            commit: String::new(),
             not_set: applied.not_set,
             image,
         })
@@ -169,8 +171,13 @@ impl Job<'_> {
     /// Makes an image of the tar.
     fn make_image(&self, tar: &mut dyn Source) -> Result<(Applied, ImageFile), Flaw> {
         let (at, sums) = (self.stage.path().join(IMAGE), self.stage.path().join(SUMS));
-        let applier =
-            ImageApplier::new(at.clone(), sums, self.namespace, &self.store.limits, Box::new(NoWatch));
+        let applier = ImageApplier::new(
+            at.clone(),
+            sums,
+            self.namespace,
+            &self.store.limits,
+            Box::new(WriteBack::default()),
+        );
         let mut applier = applier.map_err(|source| Flaw::Write { path: at, source })?;
         self.read_all(tar, |member, reader| applier.apply(member, reader))?;
         applier.finish()

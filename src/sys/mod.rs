@@ -19,3 +19,4 @@ pub(crate) mod pty;
 pub mod range_lock;
 pub mod record_lock;
 pub mod remove;
+pub(crate) mod sync;

@@ -105,10 +105,8 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn expected(&self, rights: Rights) -> &Expected {
-        self.otherwise
-            .iter()
-            .find(|(of, _)| *of == rights.of_case())
-            .map_or(&self.expected, |(_, expected)| expected)
+        let of = |rights: Rights| self.otherwise.iter().find(|(of, _)| *of == rights);
+        of(rights).or_else(|| of(rights.of_case())).map_or(&self.expected, |(_, expected)| expected)
     }
 
     pub(crate) fn not_set(&self, rights: Rights) -> &'static str {
@@ -125,6 +123,12 @@ impl Case {
         for rights in [Rights::One, Rights::Full] {
             self.otherwise.push((rights, Expected::Tree(tree.to_owned())));
         }
+        self
+    }
+
+    /// Kept as an image it is refused, in these words.
+    pub(crate) fn image_refused(mut self, words: &[&str]) -> Self {
+        self.otherwise.push((Rights::Images, refusal(words)));
         self
     }
 

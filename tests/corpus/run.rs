@@ -189,7 +189,9 @@ impl Run<'_> {
                     continue;
                 }
             };
-            let differ = tree::differences(&tree::read(&shown.path), &tree::read(&tree.path));
+            let [of_image, of_tree] =
+                [&shown.path, &tree.path].map(|path| tree::without_times_of_whiteouts(tree::read(path)));
+            let differ = tree::differences(&of_image, &of_tree);
             self.problems.extend(differ.into_iter().map(|line| format!("image against tree: {line}")));
             let of_image = store.layer_record(image).unwrap();
             let mut of_tree = trees.layer_record(image).unwrap();
@@ -197,6 +199,7 @@ impl Run<'_> {
                 self.problems.push("it is kept as a tree".to_owned());
             }
             (of_tree.form, of_tree.image) = (of_image.form, of_image.image.clone());
+            of_tree.commit.clone_from(&of_image.commit);
             if of_tree != of_image {
                 self.problems.push(format!("image {of_image:?}, tree {of_tree:?}"));
             }

@@ -48,12 +48,14 @@ pub(crate) struct Node {
     first: Option<Vec<u8>>,
     names: u64,
     blocks: u64,
+    /// Whether a file tells of a hole: not all filesystems count them in its blocks.
+    holes: bool,
 }
 
 impl Node {
     /// How many blocks it takes is the filesystem's business, and overlayfs counts names that are hidden.
     fn comparable(&self) -> String {
-        format!("{:?}", Self { blocks: 0, names: 0, ..self.clone() })
+        format!("{:?}", Self { blocks: 0, names: 0, holes: false, ..self.clone() })
     }
 }
 
@@ -161,6 +163,7 @@ fn node(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Node {
         first: None,
         names: if kind == FileType::Directory { 1 } else { stat.st_nlink },
         blocks: stat.st_blocks as u64,
+        holes: kind == FileType::RegularFile && size > 0 && has_holes(dir, name, size),
     }
 }
 
@@ -178,8 +181,15 @@ impl Node {
             first: None,
             names: 0,
             blocks: 0,
+            holes: false,
         }
     }
+}
+
+fn has_holes(dir: BorrowedFd<'_>, name: &CStr, size: u64) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).unwrap();
+    rustix::fs::seek(&file, SeekFrom::Hole(0)).is_ok_and(|hole| hole < size)
 }
 
 /// The bytes, or a digest of the runs of data that are not zeros.
@@ -251,6 +261,14 @@ pub(crate) fn without_marks(mut tree: Tree) -> Tree {
     for node in tree.values_mut() {
         node.xattrs
             .retain(|name, _| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."));
+    }
+    tree
+}
+
+/// Without the times of whiteouts, which nobody sees.
+pub(crate) fn without_times_of_whiteouts(mut tree: Tree) -> Tree {
+    for node in tree.values_mut().filter(|node| node.kind == "char" && node.device == (0, 0)) {
+        node.mtime = (0, 0);
     }
     tree
 }
@@ -363,7 +381,7 @@ impl Node {
                     other.is_some() && other == self.first.as_ref()
                 }
                 "names" => value.parse() == Ok(self.names),
-                "sparse" => self.blocks * 512 < self.size,
+                "sparse" => self.blocks * 512 < self.size || self.holes,
                 _ => match name.strip_prefix("x:") {
                     Some(name) => {
                         xattrs.insert(name.as_bytes().to_vec(), unescape(value));

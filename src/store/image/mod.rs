@@ -37,6 +37,8 @@ use crate::limits::Limits;
 
 /// The mark of whiteouts among the inodes of an image.
 const WHITEOUT: u8 = 1;
+/// Size of a file with holes at most. 16 TiB: as on ext4; the index of a larger one would be larger than many an image.
+const SPARSE_BYTES_MAX: u64 = 16 << 40;
 /// Bytes of memory that a default ACL takes beside itself and its path, while it waits.
 const WAITING_BYTES: usize = 64;
 
@@ -59,6 +61,9 @@ pub(super) struct ImageApplier<'a> {
     applied: Applied,
     entries_max: u64,
     names_bytes_max: usize,
+    bytes_max: u64,
+    /// Bytes that files with holes take beside their content.
+    filled: u64,
     /// Directories made because something in them came first.
     implied_dirs: u64,
     implied: ImpliedPaths,
@@ -95,6 +100,8 @@ impl<'a> ImageApplier<'a> {
             applied: Applied::default(),
             entries_max: limits.layer_entries_max,
             names_bytes_max,
+            bytes_max: limits.layer_bytes_max,
+            filled: 0,
             implied_dirs: 0,
             implied: ImpliedPaths::default(),
             whiteouts: false,
@@ -203,6 +210,7 @@ impl<'a> ImageApplier<'a> {
             Some(segments) => {
                 let runs = segments.iter().map(|part| Run { offset: part.offset, length: part.length });
                 let runs: Vec<_> = runs.collect();
+                self.admit_holes(member.size, &runs)?;
                 self.try_write(|writer| writer.begin_sparse_file(member.size, runs))?;
                 segments.iter().map(|part| part.length).sum()
             }
@@ -220,6 +228,21 @@ impl<'a> ImageApplier<'a> {
         let inode = self.new_inode(erofs::Kind::File, member)?;
         let file = self.try_write(|writer| writer.end_file(&inode.attributes, &inode.xattrs))?;
         self.try_write(|writer| writer.put(dir, name, file))
+    }
+
+    /// Whether a file with holes may come: what it is filled up with, and its index, count as bytes of the layer, or a few
+    /// bytes of tar could become as many megabytes as they like.
+    fn admit_holes(&mut self, size: u64, runs: &[Run]) -> Result<(), Failed> {
+        if size > SPARSE_BYTES_MAX {
+            return Err(EntryError::Refused(Errno::FBIG.into()).into());
+        }
+        let content: u64 = runs.iter().map(|run| run.length).sum();
+        self.filled = self.filled.saturating_add(erofs::sparse_bytes(size, runs).saturating_sub(content));
+        if self.filled.saturating_add(self.applied.bytes).saturating_add(content) > self.bytes_max {
+            let limit = self.bytes_max;
+            return Err(Flaw::Limit { limit, unit: "bytes", flag: "layer_bytes_max" }.into());
+        }
+        Ok(())
     }
 
     fn hard_link(&mut self, dir: DirId, name: &[u8], member: &Member) -> Result<(), Failed> {

@@ -84,10 +84,16 @@ pub(crate) fn add(group: &mut Group) {
     ] {
         group.tree(name, vec![entry, after()], format!("sparse file ={small} | after file =x"));
     }
-    group.tree(
+    group.tree_but(
         "sparse-of-an-exabyte-stays-a-hole",
         vec![v01("1152921504606846976", "4096,512,1152921504606842880,512", &payload), after()],
         "sparse file size=1152921504606846976 sparse | after file =x",
+        |case| case.image_refused(&["\"sparse\"", "File too large"]),
+    );
+    group.tree(
+        "sparse-of-sixteen-terabytes-stays-a-hole",
+        vec![v01("17592186040320", "4096,512,17592186036224,512", &payload), after()],
+        "sparse file size=17592186040320 sparse | after file =x",
     );
     group.tree(
         "sparse-without-any-data",
