@@ -6,5 +6,8 @@ mod tarball;
 #[path = "../support/tree.rs"]
 mod tree;
 
+mod items;
 mod layers;
 mod mount;
+mod read;
+mod shapes;
