@@ -10,4 +10,5 @@ mod items;
 mod layers;
 mod mount;
 mod read;
+mod rules;
 mod shapes;
