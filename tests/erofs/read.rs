@@ -7,6 +7,9 @@ use std::path::Path;
 
 const BLOCK: u64 = 4096;
 
+/// Prefix number and rest of the name, and value.
+type Xattrs = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+
 /// One inode as it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -19,8 +22,7 @@ pub(crate) struct Node {
     pub(crate) size: u64,
     /// Of a device.
     pub(crate) device: u32,
-    /// Prefix number and rest of the name, and value.
-    pub(crate) xattrs: BTreeMap<(u8, Vec<u8>), Vec<u8>>,
+    pub(crate) xattrs: Xattrs,
     /// How many of them are shared.
     pub(crate) shared: usize,
     layout: u16,
@@ -175,7 +177,7 @@ impl Image {
         others
     }
 
-    fn xattrs(&self, at: u64, bytes: u64) -> (BTreeMap<(u8, Vec<u8>), Vec<u8>>, usize) {
+    fn xattrs(&self, at: u64, bytes: u64) -> (Xattrs, usize) {
         let mut found = BTreeMap::new();
         if bytes == 0 {
             return (found, 0);
@@ -213,7 +215,7 @@ impl Image {
     }
 }
 
-fn xattr(raw: &[u8], found: &mut BTreeMap<(u8, Vec<u8>), Vec<u8>>) -> usize {
+fn xattr(raw: &[u8], found: &mut Xattrs) -> usize {
     let (name, value) = (4 + usize::from(raw[0]), usize::from(u16_at(raw, 2)));
     let before = found.insert((raw[1], raw[4..name].to_vec()), raw[name..name + value].to_vec());
     assert_eq!(before, None, "an xattr is there twice");

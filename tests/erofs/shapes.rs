@@ -228,10 +228,10 @@ fn large_runs_of_zeros_are_left_out_of_the_file() {
     let scratch = scratch();
     let (image, sums) = files(scratch.path(), "i");
     // One chunk of many megabytes, of which a little is said.
-    let parts = vec![(1_000_000_000_000, vec![1; 10])];
+    let (offset, content) = (1_000_000_000_000, [1; 10]);
     let mut writer = Writer::new(new(&image), Some(new(&sums)), Options::default(), Box::new(NoWatch));
-    writer.begin_sparse_file(8 << 40, vec![Run { offset: parts[0].0, length: 10 }]).unwrap();
-    writer.content(&parts[0].1).unwrap();
+    writer.begin_sparse_file(8 << 40, vec![Run { offset, length: 10 }]).unwrap();
+    writer.content(&content).unwrap();
     let file = writer.end_file(&Attributes::new(0o644), &Xattrs::default()).unwrap();
     writer.put(writer.root(), b"f", file).unwrap();
     let written = writer.finish().unwrap();
