@@ -439,6 +439,18 @@ pub const FLAGS: &[Flag] = &[
         "Times its size a layer may become when decompressed [default: 200]",
         wide_number
     ),
+    limit!(
+        layer_expansion_estimate,
+        "PERCENT",
+        "Size of a layer on disk, of its compressed size, for which room is reserved at first [default: 300]",
+        wide_number
+    ),
+    limit!(
+        disk_free_min,
+        "BYTES",
+        "Room that pulls leave on the store's filesystem, at most a sixteenth of it; 0 = none [default: 64M]",
+        bytes_or_none
+    ),
     limit!(layer_entries_max, "N", "Entries of a layer [default: 10000000]", wide_number),
     limit!(
         layer_names_bytes_max,
@@ -645,6 +657,10 @@ fn bytes(text: &str) -> Result<u64, String> {
     let count: u64 =
         text[..digits].parse().map_err(|_| "expected bytes, as in 512, 64K, 4M or 1G".to_owned())?;
     count.checked_mul(1 << shift).filter(|&n| n > 0).ok_or_else(|| "out of range".to_owned())
+}
+
+fn bytes_or_none(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { bytes(text) }
 }
 
 fn small_bytes(text: &str) -> Result<usize, String> {

@@ -244,6 +244,15 @@ pub enum UnpackError {
         #[source]
         source: std::io::Error,
     },
+    /// It does not fit on the store's disk.
+    #[error("layer {layer} does not fit")]
+    NoRoom {
+        /// The layer.
+        layer: LayerKey,
+        /// The numbers.
+        #[source]
+        source: NoRoom,
+    },
     /// Nobody wanted it any more.
     #[error("layer {layer} was given up")]
     Stopped {
@@ -258,9 +267,34 @@ pub enum UnpackError {
     Lost(#[from] JobLost),
 }
 
+/// What does not fit on the disk of the store, with all the numbers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not enough room in {dir}: {need} {unit} are needed; of {free} that are free, {reserved} are reserved by other pulls \
+     and {keep} stay free (--disk_free_min); remove images (keelblock prune), choose another --docker_store_dir, or lower \
+     --disk_free_min"
+)]
+pub struct NoRoom {
+    /// The store.
+    pub dir: PathBuf,
+    /// Of what: bytes or files.
+    pub unit: &'static str,
+    /// How many more are needed, besides what was reserved before.
+    pub need: u64,
+    /// How many the filesystem has.
+    pub free: u64,
+    /// How many of them other layers on their way will use, of this process and of others.
+    pub reserved: u64,
+    /// How many of them are to be left.
+    pub keep: u64,
+}
+
 /// The store could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// What is to come does not fit.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// A file of the store cannot be read or written.
     #[error("cannot {act} {path}")]
     Io {

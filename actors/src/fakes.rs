@@ -17,7 +17,8 @@ use crate::container::{
     BackendName, ContainerId, ContainerRecord, ExitStatus, ProcessIdentity, RootfsId, RootfsRecord,
 };
 use crate::error::{
-    FetchError, IsolatorError, LaunchError, MountError, RecordError, ResolveError, StoreError, UnpackError,
+    FetchError, IsolatorError, LaunchError, MountError, NoRoom, RecordError, ResolveError, StoreError,
+    UnpackError,
 };
 use crate::image::digest::{DiffId, Digest};
 use crate::image::name::{ImageKind, ImageName, ImageRequest};
@@ -58,6 +59,7 @@ pub enum Step {
     Remove,
     Find,
     Pin,
+    Reserve,
     Image,
     Images,
     LayerSize,
@@ -81,11 +83,12 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order a launch comes by them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Create,
         Self::WriteContainer,
         Self::Resolve,
         Self::WriteRootfses,
+        Self::Reserve,
         Self::Claim,
         Self::Open,
         Self::Unpack,
@@ -130,6 +133,9 @@ struct Inner {
     staged: BTreeSet<DiffId>,
     pins: BTreeMap<u64, BTreeSet<DiffId>>,
     next_pin: u64,
+    /// Free places for layers; `None` = as many as wanted.
+    places: Option<usize>,
+    reserved: BTreeMap<u64, BTreeSet<DiffId>>,
     shown: usize,
     /// Holds that were told to keep their layer shown.
     kept: usize,
@@ -287,6 +293,7 @@ impl World {
         };
         count("staging directories", inner.staged.len());
         count("pins", inner.pins.len());
+        count("reservations", inner.reserved.len());
         count("shown layers", inner.shown);
         count("directories of containers", inner.directories.len());
         count("mounts", inner.mounted.len());
@@ -344,6 +351,11 @@ impl World {
     /// Names of the threads on which shown layers were let go.
     pub fn hidden_by(&self) -> BTreeSet<String> {
         self.lock().hidden_by.clone()
+    }
+
+    /// From now on the store holds so many layers.
+    pub fn layers_fit(&self, places: usize) {
+        self.lock().places = Some(places);
     }
 
     /// Loses a layer and not the record of its image, as a power cut may.
@@ -604,6 +616,14 @@ impl Drop for Pin {
     }
 }
 
+struct Reserved(World, u64);
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0.lock().reserved.remove(&self.1);
+    }
+}
+
 /// Keeps a layer shown.
 struct Shown(World);
 
@@ -689,6 +709,29 @@ impl Store for World {
         let pin = inner.next_pin;
         inner.pins.insert(pin, layers.iter().map(diff).collect());
         Ok(Box::new(Pin(self.clone(), pin)))
+    }
+
+    fn reserve(&self, layers: &[LayerSpec]) -> Result<Box<dyn Send + Sync>, StoreError> {
+        if self.come_by(Step::Reserve) {
+            return Err(store_error(Step::Reserve));
+        }
+        let mut inner = self.lock();
+        let wanted: BTreeSet<_> = layers.iter().map(|layer| diff(&layer.key)).collect();
+        let here = inner.layers.clone();
+        let to_come = |reserved: &BTreeSet<DiffId>| reserved.difference(&here).count() as u64;
+        let mut all: BTreeSet<_> = inner.reserved.values().flatten().cloned().collect();
+        let reserved = to_come(&all);
+        all.extend(wanted.iter().cloned());
+        let need = to_come(&all) - reserved;
+        let free = inner.places.map(|places| places.saturating_sub(here.len()) as u64);
+        if let Some(free) = free.filter(|free| need > 0 && reserved + need > *free) {
+            return Err(NoRoom { dir: "/fake".into(), unit: "layers", need, free, reserved, keep: 0 }.into());
+        }
+        inner.next_pin += 1;
+        let number = inner.next_pin;
+        inner.reserved.insert(number, wanted);
+        drop(inner);
+        Ok(Box::new(Reserved(self.clone(), number)))
     }
 
     fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>, StoreError> {

@@ -203,6 +203,13 @@ pub trait Store: Send + Sync {
     /// Keeps these layers from being pruned, by any process, until the guard drops or this process ends.
     fn pin(&self, layers: &[LayerKey]) -> Result<Box<dyn Send + Sync>, StoreError>;
 
+    /// Sets disk space aside for those of these layers that are not in the store yet, against all processes on it, until
+    /// the guard drops or this process ends. A layer that several ask for, or that is being brought, counts once.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRoom`] when they do not fit, with the numbers.
+    fn reserve(&self, layers: &[LayerSpec]) -> Result<Box<dyn Send + Sync>, StoreError>;
+
     /// The record of an image, if one by this canonical name was pulled. Its layers may be gone: see `find`.
     fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>, StoreError>;
 

@@ -119,6 +119,11 @@ async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
     for layer in &plan.layers {
         distinct.entry(layer.key.clone()).or_insert_with(|| layer.clone());
     }
+    // Before the first byte: an image that cannot fit is refused as a whole, and two pulls do not count on the same
+    // space.
+    let (store, wanted) = (d.store.clone(), distinct.values().cloned().collect::<Vec<_>>());
+    let reserved = d.disk.run(move |_| store.reserve(&wanted));
+    let _room = reserved.await.map_err(|error: StoreError| Arc::new(error.into()))?;
     let size = Rc::new(ImageSize { total: Cell::default(), deps: d.clone() });
     let pulls = distinct.into_iter().map(|(key, layer)| {
         let size = size.clone();

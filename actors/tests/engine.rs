@@ -615,3 +615,54 @@ fn errors_across_actors_keep_their_type() {
         engine.shutdown().await;
     });
 }
+
+#[test]
+fn an_image_that_does_not_fit_is_refused_before_its_first_layer_is_asked_for() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        world.layers_fit(5);
+        let error = engine.pull(request("app:6")).await.unwrap_err();
+        let text = chain(&*error);
+        assert!(text.contains("app:6") && text.contains("6 layers are needed; of 5"), "{text}");
+        assert_eq!((world.count(Step::Claim), world.count(Step::Open)), (0, 0));
+        engine.pull(request("app:5")).await.unwrap();
+        // What is there counts for nothing, though there is no place left.
+        engine.pull(request("app:4")).await.unwrap();
+        assert!(engine.pull(request("other:1")).await.is_err());
+        world.empties().await;
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn two_images_do_not_count_on_the_same_room_and_a_layer_of_both_counts_once() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        world.layers_fit(5);
+        world.close(Step::Open);
+        let mut first = Box::pin(engine.pull(request("app:3")));
+        tokio::select! {
+            _ = &mut first => unreachable!("the gate is closed"),
+            () = world.reached(Step::Open, 3) => {}
+        }
+        let error = engine.pull(request("other:3")).await.unwrap_err();
+        let text = chain(&*error);
+        assert!(text.contains("3 layers are needed; of 5 that are free, 3 are reserved"), "{text}");
+        // Three of its five layers are on their way.
+        let mut second = Box::pin(engine.pull(request("app:5")));
+        tokio::select! {
+            _ = &mut second => unreachable!("the gate is closed"),
+            () = world.reached(Step::Open, 5) => {}
+        }
+        // A pull that is given up gives its room back.
+        drop(first);
+        drop(second);
+        world.empties().await;
+        world.open_all();
+        engine.pull(request("other:5")).await.unwrap();
+        world.empties().await;
+        engine.shutdown().await;
+    });
+}

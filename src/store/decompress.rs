@@ -20,6 +20,8 @@ pub(super) struct Decompressed<'a> {
     pub(super) compression: Compression,
     /// What they say else, when they are neither gzip nor zstd; a tar may begin so by chance.
     pub(super) foreign: Option<&'static str>,
+    /// At least so many bytes will come, where the beginning says it: what the first zstd frame says of its content.
+    pub(super) content_bytes: Option<u64>,
     content: Content<'a>,
 }
 
@@ -41,9 +43,11 @@ impl Decompressed<'_> {
 
 /// Recognises a blob and opens it.
 pub(super) fn open<'a>(mut blob: impl Read + 'a) -> io::Result<Decompressed<'a>> {
-    let mut head = Vec::with_capacity(MAGIC_BYTES);
-    blob.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut head)?;
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    blob.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     let (compression, foreign) = (recognise(&head), super::foreign::name(&head));
+    let content_bytes = zstd::zstd_safe::get_frame_content_size(&head).ok().flatten();
+    let content_bytes = content_bytes.filter(|_| compression == Compression::Zstd);
     let whole = Box::new(io::Cursor::new(head).chain(blob));
     let content = match compression {
         Compression::None => Content::Other(whole),
@@ -53,17 +57,18 @@ pub(super) fn open<'a>(mut blob: impl Read + 'a) -> io::Result<Decompressed<'a>>
             Content::Other(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?))
         }
     };
-    Ok(Decompressed { compression, foreign, content })
+    Ok(Decompressed { compression, foreign, content_bytes, content })
 }
 
-const MAGIC_BYTES: usize = 4;
+/// As much as the largest zstd frame header has.
+const HEAD_BYTES: usize = 18;
 
 /// RFC 1952, section 2.3.1; RFC 8878, sections 3.1.1 and 3.1.2. A skippable frame counts as zstd: estargz and
 /// zstd:chunked begin or end with one.
 fn recognise(head: &[u8]) -> Compression {
     match head {
         [0x1f, 0x8b, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Compression::Zstd,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
         _ => Compression::None,
     }
 }

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -24,6 +25,7 @@ use super::flaw::{EntryError, Flaw, text};
 use super::form;
 use super::job::{Helper, JOB_BYTES_MAX, Job};
 use super::meaning::{Aim, Implied, ImpliedPaths, SKIPPED_MAX, Skipped, aim, clean, device, split};
+use super::space::{Need, Outlay};
 use super::tar::{Kind, Member, Reader, Source};
 use super::tree::{Dir, Lost, Tree, is_whiteout};
 use super::whiteout::{self, Namespace};
@@ -74,18 +76,22 @@ pub(super) struct Applier {
     implied: ImpliedPaths,
     /// Devices that were not made, by directory and name, up to [`SKIPPED_MAX`].
     skipped: HashMap<(u64, Vec<u8>), Skipped>,
+    /// Told what each entry takes, before it is made.
+    outlay: Arc<Outlay>,
     helper: Option<Helper>,
 }
 
 impl Applier {
     /// Applies to the directory at `at`, whose owner and mode are root's and 0755 until an entry says otherwise.
     /// `spill` is a name for a file that may be made meanwhile. A helper is given small files to complete.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing, and there is one caller")]
     pub(super) fn new(
         at: PathBuf,
         spill: PathBuf,
         namespace: Namespace,
         in_user_namespace: bool,
         entries_max: u64,
+        outlay: Arc<Outlay>,
         helper: Option<Helper>,
     ) -> io::Result<Self> {
         let root = beneath::open_root(&at)?;
@@ -106,6 +112,7 @@ impl Applier {
             entries_max,
             implied: ImpliedPaths::default(),
             skipped: HashMap::new(),
+            outlay,
             helper,
         })
     }
@@ -168,6 +175,7 @@ impl Applier {
             }
             Aim::Entry(parent, name) => (parent, name),
         };
+        self.charge(member)?;
         let dir = self.find_or_make(parent)?;
         if matches!(member.kind, Kind::Char { major: 0, minor: 0 }) {
             return self.skip(&dir, name, Skipped::Whiteout);
@@ -187,6 +195,20 @@ impl Applier {
             }
             Kind::Fifo => self.special(&dir, name, Special::Fifo, member),
         }
+    }
+
+    /// Sees to it that there is room for what an entry brings. Small files are taken for written; the content of large
+    /// ones counts as it comes.
+    fn charge(&self, member: &Member) -> Result<(), Failed> {
+        let now = match member.kind {
+            Kind::HardLink => Need::default(),
+            Kind::Directory => Need::directory(),
+            Kind::File if is_small(member) => Need::file(member.size),
+            _ => Need::file(0),
+        };
+        let later = if is_small(member) { 0 } else { member.content_bytes() };
+        self.outlay.ensure(now.plus(Need::content(later)))?;
+        Ok(self.outlay.spend(now)?)
     }
 
     fn root(&mut self, member: &Member) -> Result<(), Failed> {
@@ -210,8 +232,7 @@ impl Applier {
         let file = self.make(dir, name, || beneath::create_file(dir.as_fd(), name, mode))?;
         let inherited = Inherited { ours: !dir.setgid };
         if let Some(helper) = &mut self.helper
-            && member.sparse.is_none()
-            && member.size <= JOB_BYTES_MAX
+            && is_small(member)
         {
             self.applied.bytes += member.size;
             let content = payload.lend(member.size)?;
@@ -222,11 +243,12 @@ impl Applier {
                 failed
             });
         }
+        let outlay = (!is_small(member)).then_some(&*self.outlay);
         match &member.sparse {
-            None => self.applied.bytes += write(&file, 0, member.size, payload)?,
+            None => self.applied.bytes += write(&file, 0, member.size, payload, outlay)?,
             Some(segments) => {
                 for segment in segments {
-                    self.applied.bytes += write(&file, segment.offset, segment.length, payload)?;
+                    self.applied.bytes += write(&file, segment.offset, segment.length, payload, outlay)?;
                 }
                 file.set_len(member.size)?;
             }
@@ -407,12 +429,18 @@ impl Applier {
     }
 }
 
-/// Writes payload to a place in a file; bytes written. A small file is one write, unless a buffer ends in it.
+/// Whether a file's content is given away, and counts as soon as it is there.
+fn is_small(member: &Member) -> bool {
+    member.sparse.is_none() && member.size <= JOB_BYTES_MAX
+}
+
+/// Writes payload to a place in a file, and tells the outlay; bytes written. A small file is one write, unless a buffer ends in it.
 fn write<S: Source>(
     file: &std::fs::File,
     mut at: u64,
     length: u64,
     payload: &mut Reader<S>,
+    outlay: Option<&Outlay>,
 ) -> Result<u64, Failed> {
     let end = at + length;
     while at < end {
@@ -421,6 +449,9 @@ fn write<S: Source>(
         let count = bytes.len();
         payload.advance(count);
         at += count as u64;
+        if let Some(outlay) = outlay {
+            outlay.spend(Need::content(count as u64))?;
+        }
     }
     Ok(length)
 }

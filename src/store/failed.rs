@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use keelblock_actors::error::StoreError;
+
 use super::attributes::Unset;
 use super::flaw::{EntryError, Flaw};
 use super::meaning::components;
@@ -54,6 +56,12 @@ impl From<EntryError> for Failed {
 impl From<Flaw> for Failed {
     fn from(flaw: Flaw) -> Self {
         Self::Flaw(flaw)
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Flaw(Flaw::of_ledger(error))
     }
 }
 

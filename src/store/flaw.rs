@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use keelblock_actors::error::{Cause, UnpackError, quote};
+use keelblock_actors::error::{Cause, NoRoom, StoreError, UnpackError, quote};
 use keelblock_actors::image::plan::{Compression, LayerKey};
 
 /// See the module.
@@ -27,6 +27,8 @@ pub(super) enum Flaw {
     Limit { limit: u64, unit: &'static str, flag: &'static str },
     /// The disk.
     Write { path: PathBuf, source: io::Error },
+    /// It does not fit on the disk.
+    NoRoom(NoRoom),
     /// Nobody wants it any more.
     Stopped,
     /// The other half of the pipeline ended; its flaw tells why.
@@ -49,6 +51,7 @@ impl Flaw {
             }
             Self::Limit { limit, unit, flag } => UnpackError::Limit { layer, limit, unit, flag },
             Self::Write { path, source } => UnpackError::Write { layer, path, source },
+            Self::NoRoom(source) => UnpackError::NoRoom { layer, source },
             Self::Stopped => UnpackError::Stopped { layer },
             Self::Cut => UnpackError::Read {
                 layer,
@@ -57,6 +60,15 @@ impl Flaw {
                     "the other half of the unpacking is gone",
                 ),
             },
+        }
+    }
+
+    /// What the ledger of the store's space says.
+    pub(super) fn of_ledger(error: StoreError) -> Self {
+        match error {
+            StoreError::NoRoom(numbers) => Self::NoRoom(numbers),
+            StoreError::Io { path, source, .. } => Self::Write { path, source },
+            other => Self::Write { path: "the ledger of its space".into(), source: io::Error::other(other) },
         }
     }
 

@@ -16,6 +16,7 @@
 //!   images/<sha256 of name>.json    one pulled image
 //!   locks/<alg>-<hex>               flock: the right to bring this layer; there while somebody has it
 //!   pins/<name>                     flock: layer keys that a live process keeps from being pruned
+//!   space/<name>                    flock: disk space a live process sets aside; space itself: flock of the ledger
 //!   unsettled/<alg>-<hex>-<commit>  empty: this layer is not known to be on disk; `.failed` behind it: and never will
 //!   staging/<name>                  flock: a layer or a file being made; anybody's garbage once unlocked
 //!   mounts/<alg>-<hex>              where a layer that is an image is mounted while somebody uses it
@@ -41,7 +42,7 @@ pub(super) struct Layout {
 }
 
 /// The directories of a store, besides the store itself.
-pub(super) const DIRECTORIES: [&str; 13] = [
+pub(super) const DIRECTORIES: [&str; 14] = [
     "layers",
     "layers/sha256",
     "layers/sha512",
@@ -51,6 +52,7 @@ pub(super) const DIRECTORIES: [&str; 13] = [
     "images",
     "locks",
     "pins",
+    "space",
     "unsettled",
     "staging",
     "mounts",
@@ -147,6 +149,10 @@ impl Layout {
 
     pub(super) fn pins(&self) -> PathBuf {
         self.root.join("pins")
+    }
+
+    pub(super) fn space(&self) -> PathBuf {
+        self.root.join("space")
     }
 
     pub(super) fn staging(&self) -> PathBuf {

@@ -40,6 +40,7 @@ mod recover;
 mod settle;
 mod settler;
 mod shown;
+mod space;
 mod stage;
 mod tar;
 mod tree;
@@ -55,7 +56,7 @@ use std::sync::{Arc, OnceLock};
 use keelblock_actors::error::StoreError;
 use keelblock_actors::image::digest::DiffId;
 use keelblock_actors::image::name::ImageName;
-use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::image::plan::{LayerKey, LayerSpec};
 use keelblock_actors::ports::{
     Claim, ImageRecord, InUse, Keep, LayerDir, LayerSize, Pruned, Store, StoredLayer,
 };
@@ -77,6 +78,7 @@ use self::journal::Journal;
 use self::layout::Layout;
 use self::settle::Synced;
 use self::shown::Mounts;
+use self::space::Ledger;
 use self::stage::Stage;
 use self::unpack::DiskStaging;
 use crate::gc::{Collector, Gc};
@@ -95,6 +97,8 @@ struct Inner {
     layout: Layout,
     /// Where layers and failed stages go.
     gc: Gc,
+    /// What is set aside of the disk.
+    space: Arc<Ledger>,
     mounts: Arc<Mounts>,
     form: LayerForm,
     /// Whether images can be mounted here, once it was tried.
@@ -182,12 +186,14 @@ impl DiskStore {
         if let Some(found) = format::read(&layout, privileges)? {
             let _ = format.set(found);
         }
+        let space = Arc::new(Ledger::new(&layout, &limits, &log));
         boot::check(&layout, &gc, &boot, &log)?;
         let mounts = Arc::new(Mounts::new(layout.clone(), log.clone()));
         let mountable = OnceLock::new();
         let inner = Inner {
             layout,
             gc,
+            space,
             mounts,
             form,
             mountable,
@@ -363,6 +369,11 @@ impl Store for DiskStore {
         Ok(Box::new(pin::pin(&self.inner.layout, layers)?))
     }
 
+    fn reserve(&self, layers: &[LayerSpec]) -> Result<Box<dyn Send + Sync>, StoreError> {
+        self.inner.format()?;
+        Ok(Box::new(self.inner.space.plan(layers)?))
+    }
+
     fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>, StoreError> {
         images::read(&self.inner.layout, name)
     }
@@ -402,6 +413,7 @@ impl Store for DiskStore {
     }
 
     fn recover(&self) -> Result<(), StoreError> {
+        self.inner.space.recover()?;
         let marks = unsettled::marks(&self.inner.layout)?;
         for mark in marks.iter().filter(|mark| mark.failed) {
             warn!(self.inner.log, "the disk refused a layer, which will be gone after the next boot; check the disk";

@@ -23,6 +23,7 @@ use super::chunks::{Pool, Receiving, Sending, pipe};
 use super::decompress::{self, Decompressed};
 use super::flaw::Flaw;
 use super::intake::Intake;
+use super::space::Outlay;
 use super::tar::Source;
 use crate::limits::Limits;
 
@@ -40,6 +41,8 @@ const EXPANSION_FREE_BYTES: u64 = 1 << 30;
 pub(super) struct Stages<'a> {
     pub(super) blob: &'a BlobSpec,
     pub(super) limits: &'a Limits,
+    /// Told how much will come, once that is known.
+    pub(super) outlay: &'a Outlay,
     pub(super) stop: &'a Stop,
 }
 
@@ -222,6 +225,9 @@ impl<'a> Decoding<'a> {
             }
             return Err(Flaw::Compression { declared, found, media_type });
         }
+        // What is beyond the limit is a lie, or stopped by it.
+        let known = opened.content_bytes.filter(|bytes| *bytes <= stages.limits.layer_bytes_max);
+        stages.outlay.found(found, known).map_err(Flaw::of_ledger)?;
         let pool = Pool::new(TAR_CHUNKS);
         Ok(Self { opened, pool, bytes: 0, blob_bytes, limits: stages.limits })
     }

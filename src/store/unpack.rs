@@ -3,7 +3,9 @@
 //! One pass (`pipeline`) and no copy on disk. Nothing is trusted before its hash is known: all of it goes to a private directory, and only when size,
 //! blob digest and diff ID are right is that committed.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Instant;
 
 use keelblock_actors::error::UnpackError;
@@ -23,10 +25,12 @@ use super::intake::Intake;
 use super::job;
 use super::layout::{IMAGE, SUMS, TREE};
 use super::pipeline::{Stages, Threads, join, start};
+use super::space::{Need, Outlay};
 use super::stage::Stage;
 use super::tar::{Bounds, Member, Reader, Source};
 use super::whiteout::Namespace;
 use super::writeback::WriteBack;
+use crate::erofs::Watch;
 use crate::sys::lock::NamedLock;
 
 /// Bytes of a bad blob that are still read to learn whether its digest is wrong, which says more than what the
@@ -55,9 +59,30 @@ impl Staging for DiskStaging {
         // In this order, so that on an error the stage goes before the claim.
         let Self { store, key, namespace, form, claim, stage } = *self;
         let declared = declared_digest(&key, layer)?;
-        let job = Job { store: &store, key: &key, layer, namespace, form, stage: &stage, declared, stop };
-        let mut record = job.run(blob)?;
-        let stored = super::commit::commit(&store, &key, stage, &mut record)?;
+        let outlay =
+            store.space.outlay(layer, form, stop).map_err(|error| Flaw::of_ledger(error).of(&key))?;
+        let outlay = Arc::new(outlay);
+        let stored = {
+            let outlay = Arc::clone(&outlay);
+            let job = Job {
+                store: &store,
+                key: &key,
+                layer,
+                namespace,
+                form,
+                stage: &stage,
+                outlay,
+                declared,
+                stop,
+            };
+            job.run(blob).and_then(|mut record| {
+                let stored = super::commit::commit(&store, &key, stage, &mut record)?;
+                Ok((stored, record))
+            })
+        };
+        let (stored, record) = stored.map_err(|error| outlay.explained(error))?;
+        // It is in the store: from here on it counts for nothing by itself.
+        drop(outlay);
         drop(claim);
         store.settler.nudge(&store);
         let elapsed_ms = began.elapsed().as_millis() as u64;
@@ -94,6 +119,7 @@ struct Job<'a> {
     namespace: Namespace,
     form: Form,
     stage: &'a Stage,
+    outlay: Arc<Outlay>,
     declared: Option<Digest>,
     stop: &'a Stop,
 }
@@ -108,7 +134,7 @@ impl Job<'_> {
         };
         let (size, declared) = (self.layer.blob.size, self.declared.as_ref());
         let mut intake = Intake::new(blob, size, declared, limits.layer_bytes_max, self.stop);
-        let stages = Stages { blob: &self.layer.blob, limits, stop: self.stop };
+        let stages = Stages { blob: &self.layer.blob, limits, outlay: &self.outlay, stop: self.stop };
         let ran = stages
             .run(&mut intake, hasher, |tar, threads| match self.form {
                 Form::Tree => Ok((self.apply(tar, threads)?, None)),
@@ -148,7 +174,8 @@ impl Job<'_> {
         let applier = |helper| {
             let spill = self.stage.path().join("times");
             let entries_max = self.store.limits.layer_entries_max;
-            Applier::new(at.clone(), spill, self.namespace, in_user_namespace, entries_max, helper)
+            let outlay = Arc::clone(&self.outlay);
+            Applier::new(at.clone(), spill, self.namespace, in_user_namespace, entries_max, outlay, helper)
                 .map_err(written)
         };
         match threads {
@@ -176,10 +203,14 @@ impl Job<'_> {
             sums,
             self.namespace,
             &self.store.limits,
-            Box::new(WriteBack::default()),
+            Box::new(Watching { outlay: &self.outlay, write_back: WriteBack::default() }),
         );
         let mut applier = applier.map_err(|source| Flaw::Write { path: at, source })?;
-        self.read_all(tar, |member, reader| applier.apply(member, reader))?;
+        self.read_all(tar, |member, reader| {
+            // What it announces must fit: else the file that fills the disk is written first.
+            self.outlay.ensure(Need::content(member.content_bytes())).map_err(Flaw::of_ledger)?;
+            applier.apply(member, reader)
+        })?;
         applier.finish()
     }
 
@@ -236,6 +267,19 @@ impl Job<'_> {
             Ok(()) if intake.ended() => self.verify_blob(intake).err().unwrap_or_else(|| flaw.of(self.key)),
             _ => flaw.of(self.key),
         }
+    }
+}
+
+/// What is told of an image being written: the ledger, which may end it, and the disk.
+struct Watching<'a> {
+    outlay: &'a Outlay,
+    write_back: WriteBack,
+}
+
+impl Watch for Watching<'_> {
+    fn written(&mut self, file: &File, end: u64, more: u64) -> io::Result<()> {
+        self.outlay.image_written(more).map_err(|error| Flaw::of_ledger(error).carried())?;
+        self.write_back.written(file, end, more)
     }
 }
 

@@ -19,4 +19,5 @@ pub(crate) mod pty;
 pub mod range_lock;
 pub mod record_lock;
 pub mod remove;
+pub mod space;
 pub(crate) mod sync;

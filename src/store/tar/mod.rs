@@ -103,6 +103,17 @@ pub(super) struct Member {
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Member {
+    /// Bytes of content that come with it.
+    pub(super) fn content_bytes(&self) -> u64 {
+        match &self.sparse {
+            _ if self.kind != Kind::File => 0,
+            None => self.size,
+            Some(segments) => segments.iter().fold(0, |sum: u64, segment| sum.saturating_add(segment.length)),
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct Reader<S> {
     source: S,
