@@ -84,7 +84,6 @@ pub(super) struct Applier {
 impl Applier {
     /// Applies to the directory at `at`, whose owner and mode are root's and 0755 until an entry says otherwise.
     /// `spill` is a name for a file that may be made meanwhile. A helper is given small files to complete.
-    #[expect(clippy::too_many_arguments, reason = "each is one thing, and there is one caller")]
     pub(super) fn new(
         at: PathBuf,
         spill: PathBuf,
