@@ -19,7 +19,9 @@
 //! byte. (What gzip says at its end is modulo 4 GiB and comes too late.) What is counted as written is what filesystems
 //! take: content in blocks of 4 KiB, and something for each inode.
 //!
-//! Outstanding is told in steps of some MiB, late: until then bytes count twice, which errs on the safe side.
+//! Outstanding is told in steps of some MiB, late: until then bytes count twice, which errs on the safe side. So does xfs,
+//! which takes blocks ahead of what is written to a growing file and gives them back when it ends: a layer that outgrows
+//! its estimate on a nearly full xfs may be refused though it would have fitted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -47,8 +49,6 @@ use crate::sys::space::{self, Room};
 /// Bytes written until the ledger is told. 4 MiB: some hundred times a second at the speed of a fast disk, and what may
 /// count twice is 4 MiB a layer.
 const STEP_BYTES: u64 = 4 << 20;
-/// The writer of an image tells at least this often how far it is.
-const IMAGE_STEP_BYTES: u64 = 4 << 20;
 /// An image's checksums take this part of its size.
 const SUM_SHARE: u64 = 1024;
 /// What is reserved at once beyond what is needed, when an estimate was too low: an eighth of it, or 16 MiB.
@@ -59,6 +59,8 @@ const BLOCK_BYTES: u64 = 4096;
 const INODE_BYTES: u64 = 512;
 /// What every layer takes: its directory, its record, the blocks of their names.
 const LAYER_BYTES: u64 = 16 << 10;
+/// What metadata takes besides, as a part of the content: so that a size that was known needs no correction.
+const METADATA_SHARE: u64 = 64;
 /// Files of every layer: its directory, its record, its image and that one's checksums, the mark that it is unsettled.
 const LAYER_FILES: u64 = 5;
 /// Files of a layer that only its size is known of: one for so many bytes. Debian has one for 17 KiB, `node_modules` one
@@ -202,7 +204,8 @@ impl Ledger {
             Form::Tree => bytes / BYTES_PER_FILE,
             Form::Erofs => 0,
         };
-        Need { bytes: bytes.saturating_add(LAYER_BYTES), files: files + LAYER_FILES }
+        let besides = bytes / METADATA_SHARE + LAYER_BYTES;
+        Need { bytes: bytes.saturating_add(besides), files: files + LAYER_FILES }
     }
 
     fn is_here(&self, key: &LayerKey) -> Result<bool, StoreError> {
@@ -250,7 +253,12 @@ impl Ledger {
     /// Adds a page, if there is room.
     fn add(&self, page: &Page) -> Result<Locked, StoreError> {
         let dir = self.lock()?;
-        self.admit(&dir, page, None)?;
+        let pages = self.pages()?;
+        // What others have planned already, or what is less than was planned, needs no more room.
+        let now = self.outstanding(pages.iter().map(|(_, page)| page))?;
+        if !now.covers(self.outstanding(pages.iter().map(|(_, page)| page).chain([page]))?) {
+            self.admit(&dir, page, None)?;
+        }
         let path = self.layout.space().join(fresh_name());
         let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
         let made = made.map(|file| Locked { path: path.clone(), file });
@@ -266,10 +274,13 @@ impl Ledger {
         })
     }
 
-    /// Writes a page of ours anew; what it grows by must have room.
-    fn replace(&self, locked: &Locked, page: &Page) -> Result<(), StoreError> {
+    /// Writes a page of ours anew. If more was reserved there must be room for it, whatever the page said before: that
+    /// may be of a time when less was written.
+    fn replace(&self, locked: &Locked, page: &Page, grown: bool) -> Result<(), StoreError> {
         let dir = self.lock()?;
-        self.admit(&dir, page, Some(&locked.path))?;
+        if grown {
+            self.admit(&dir, page, Some(&locked.path))?;
+        }
         let failed = |source: io::Error| StoreError::Io { act: "write", path: locked.path.clone(), source };
         let text = serde_json::to_vec(page).map_err(|error| failed(error.into()))?;
         let written =
@@ -285,11 +296,7 @@ impl Ledger {
     fn admit(&self, dir: &File, page: &Page, instead_of: Option<&Path>) -> Result<(), StoreError> {
         let pages = self.pages()?;
         let others = || pages.iter().filter(|(path, _)| Some(path.as_path()) != instead_of);
-        let now = self.outstanding(pages.iter().map(|(_, page)| page))?;
         let then = self.outstanding(others().map(|(_, page)| page).chain([page]))?;
-        if now.covers(then) {
-            return Ok(());
-        }
         let (room, keep) = self.room(dir, then.bytes)?;
         let fits = room.bytes >= then.bytes.saturating_add(keep);
         if fits && room.files.is_none_or(|files| files >= then.files) {
@@ -477,16 +484,16 @@ impl Outlay {
         if state.spent.bytes - state.told.bytes < STEP_BYTES {
             return Ok(());
         }
-        // More than was reserved only if nobody asked.
-        let reserved = state.reserved.max(state.spent);
+        let reserved = state.reserved;
         self.tell(&mut state, reserved)
     }
 
-    /// Takes note that so much more was written of a layer that is an image, and sees to the next step's room.
+    /// Takes note that so much more was written of a layer that is an image. There was room for content before it came;
+    /// this sees to what the image has besides.
     pub(super) fn image_written(&self, more_bytes: u64) -> Result<(), StoreError> {
         // Each block has a checksum.
         let more = more_bytes.saturating_add(more_bytes / SUM_SHARE);
-        self.ensure(Need::content(more.saturating_add(IMAGE_STEP_BYTES)))?;
+        self.ensure(Need::content(more))?;
         self.spend(Need::content(more))
     }
 
@@ -523,7 +530,8 @@ impl Outlay {
 
     /// Tells the ledger what is outstanding when so much is reserved.
     fn tell(&self, state: &mut State, reserved: Need) -> Result<(), StoreError> {
-        self.ledger.replace(&self.locked, &self.page(reserved.minus(state.spent)))?;
+        let grown = !state.reserved.covers(reserved);
+        self.ledger.replace(&self.locked, &self.page(reserved.minus(state.spent)), grown)?;
         (state.reserved, state.told) = (reserved, state.spent);
         Ok(())
     }

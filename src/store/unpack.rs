@@ -62,7 +62,7 @@ impl Staging for DiskStaging {
         let outlay =
             store.space.outlay(layer, form, stop).map_err(|error| Flaw::of_ledger(error).of(&key))?;
         let outlay = Arc::new(outlay);
-        let stored = {
+        let ran = {
             let outlay = Arc::clone(&outlay);
             let job = Job {
                 store: &store,
@@ -75,12 +75,12 @@ impl Staging for DiskStaging {
                 declared,
                 stop,
             };
-            job.run(blob).and_then(|mut record| {
-                let stored = super::commit::commit(&store, &key, stage, &mut record)?;
-                Ok((stored, record))
-            })
+            job.run(blob)
         };
-        let (stored, record) = stored.map_err(|error| outlay.explained(error))?;
+        // While the stage is there: the numbers are those at which it failed.
+        let mut record = ran.map_err(|error| outlay.explained(error))?;
+        let stored = super::commit::commit(&store, &key, stage, &mut record);
+        let stored = stored.map_err(|error| outlay.explained(error))?;
         // It is in the store: from here on it counts for nothing by itself.
         drop(outlay);
         drop(claim);
