@@ -1,8 +1,9 @@
-//! What a root filesystem costs: mounting and unmounting, copying against `cp -aT` layer after layer, and what
-//! every command pays at its start (the choice of a backend, the list of containers).
+//! What a root filesystem costs: mounting and unmounting layers that are images, and root filesystems of layers; copying
+//! against `cp -aT` layer after layer; and what every command pays at its start (the choice of a backend, the list of
+//! containers).
 //!
-//! `cargo bench --bench rootfs [-- FILES]`, as root. Prints the median and the spread of some runs; files lie in
-//! `$TMPDIR`, and each copy is removed before the next.
+//! `cargo bench --bench rootfs [-- FILES]`, as root. Prints the median, the spread and the 99th percentile of some runs;
+//! files lie in `$TMPDIR`, and each copy is removed before the next.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,10 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keelblock::backend::{BindBackend, CopyBackend, OverlayBackend, choose};
+use keelblock::limits::Limits;
 use keelblock::records::DiskRecords;
+use keelblock::store::{DiskStore, LayerForm, Privileges, StoreSettings};
 use keelblock_actors::container::{ContainerRecord, PhaseName, RootfsId, RootfsRecord};
+use keelblock_actors::error::chain;
 use keelblock_actors::image::digest::{DiffId, Digest};
-use keelblock_actors::ports::{Backend, LayerDir, Records, RootfsPlace};
+use keelblock_actors::image::plan::{BlobSpec, LayerKey, LayerSource, LayerSpec};
+use keelblock_actors::ports::{Backend, Claim, LayerDir, Records, RootfsPlace, Store, StoredLayer};
 use keelblock_actors::stop::Stop;
 
 fn main() {
@@ -25,6 +30,7 @@ fn main() {
     let bed = tempfile::tempdir().unwrap();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     println!("{cores} cores, {} in {}", env!("CARGO_PKG_VERSION"), bed.path().display());
+    images(bed.path(), files);
     mounts(bed.path());
     start(bed.path());
     copies(bed.path(), files);
@@ -34,7 +40,15 @@ fn report(what: &str, mut runs: Vec<Duration>) {
     runs.sort();
     let ms = |run: Duration| run.as_secs_f64() * 1000.0;
     let (median, low, high) = (runs[runs.len() / 2], runs[0], runs[runs.len() - 1]);
-    println!("{what:<44} {:>9.3} ms  ({:.3} to {:.3}, {} runs)", ms(median), ms(low), ms(high), runs.len());
+    let p99 = runs[(runs.len() * 99).div_ceil(100) - 1];
+    println!(
+        "{what:<44} {:>9.3} ms  ({:.3} to {:.3}, p99 {:.3}, {} runs)",
+        ms(median),
+        ms(low),
+        ms(high),
+        ms(p99),
+        runs.len()
+    );
 }
 
 fn time(mut act: impl FnMut()) -> Duration {
@@ -63,6 +77,57 @@ fn place(bed: &Path) -> RootfsPlace {
         rootfs: bed.join("rootfses/0"),
         scratch: bed.join("scratch/0"),
     }
+}
+
+/// A layer of this many files as an image: mounted by its first user, shared by a second, unmounted after the last.
+fn images(bed: &Path, files: usize) {
+    let home = bed.join("images");
+    let (store, layer) = match image_layer(&home, files) {
+        Ok(made) => made,
+        Err(why) => return println!("skipped: layers as images: {why}"),
+    };
+    let [mut first, mut shared, mut left, mut unmounted] = [const { Vec::new() }; 4];
+    for _ in 0..1000 {
+        let mut held = Vec::new();
+        first.push(time(|| held.push(store.show(&layer).unwrap())));
+        shared.push(time(|| held.push(store.show(&layer).unwrap())));
+        left.push(time(|| drop(held.pop())));
+        unmounted.push(time(|| drop(held.pop())));
+    }
+    report(&format!("image of {files} files: first mount"), first);
+    report("image: share the mount", shared);
+    report("image: leave a mount that is shared", left);
+    report("image: unmount after the last user", unmounted);
+}
+
+fn image_layer(home: &Path, files: usize) -> Result<(DiskStore, StoredLayer), String> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for file in 0..files {
+        let content = vec![b'x'; file % 30_000];
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("usr/share/{}/{file}", file % 300), &content[..]).unwrap();
+    }
+    let tar = tar.into_inner().unwrap();
+    let digest = Digest::of(&tar);
+    let size = Some(tar.len() as u64);
+    let spec = LayerSpec {
+        key: LayerKey::Diff(DiffId(digest.clone())),
+        blob: BlobSpec { digest: Some(digest), size, compression: None, media_type: None },
+        source: LayerSource::File { path: "/bench".into() },
+    };
+    let settings = StoreSettings {
+        form: LayerForm::Erofs,
+        ..StoreSettings::new(Limits::default(), Privileges::detect().map_err(|error| error.to_string())?)
+    };
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let store = DiskStore::open_with(home, settings, log).map_err(|error| chain(&error))?;
+    let layer = match store.claim(&spec.key).map_err(|error| chain(&error))? {
+        Claim::Mine(staging) => staging.unpack(&spec, &mut &tar[..], &Stop::default()),
+        _ => return Err("a fresh store has the layer".to_owned()),
+    };
+    layer.map(|layer| (store, layer)).map_err(|error| chain(&error))
 }
 
 fn mounts(bed: &Path) {

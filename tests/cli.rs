@@ -368,12 +368,12 @@ fn prune_only_moves_large_layers_away_and_with_wait_stays_until_they_are_gone() 
     let image = image_in(&room, "large", &Image::new().layer(large));
     let gc = room.work_dir().join("store/gc");
 
-    room.keelblock(["pull", &image]).run().ok();
+    room.keelblock(["--layer_form=tree", "pull", &image]).run().ok();
     let pruned = room.keelblock(["prune", "--json"]).run().ok().json();
     assert_eq!((&pruned["bytes"], &pruned["freed"]), (&json!(1000), &json!(false)));
     wait_until_empty(&gc);
 
-    room.keelblock(["pull", &image]).run().ok();
+    room.keelblock(["--layer_form=tree", "pull", &image]).run().ok();
     let pruned = room.keelblock(["prune"]).run().ok();
     assert!(
         pruned.stdout().contains("1 layers, 1000 B, being freed in the background"),
@@ -382,7 +382,19 @@ fn prune_only_moves_large_layers_away_and_with_wait_stays_until_they_are_gone() 
     );
     wait_until_empty(&gc);
 
+    room.keelblock(["--layer_form=tree", "pull", &image]).run().ok();
+    room.expect_no_leftovers();
+    // As an image the same layer is one file, which is gone at once.
+    room.keelblock(["prune", "--wait"]).run().ok();
     room.keelblock(["pull", &image]).run().ok();
+    let as_image = walk_finds(&room.work_dir().join("store/layers"), "layer.erofs");
+    room.expect_no_leftovers();
+    let pruned = room.keelblock(["prune", "--json"]).run().ok().json();
+    if as_image {
+        assert_eq!((&pruned["bytes"], &pruned["freed"]), (&json!(1000), &json!(true)));
+    }
+    wait_until_empty(&gc);
+    room.keelblock(["--layer_form=tree", "pull", &image]).run().ok();
     room.expect_no_leftovers();
     // What an earlier command left, too.
     fs::create_dir_all(gc.join("left/d")).unwrap();
@@ -391,6 +403,14 @@ fn prune_only_moves_large_layers_away_and_with_wait_stays_until_they_are_gone() 
     assert_eq!(pruned["freed"], json!(true));
     assert_eq!(entries(&gc), 0);
     room.expect_no_leftovers();
+}
+
+/// Whether a file of this name is two directories below.
+fn walk_finds(dir: &Path, name: &str) -> bool {
+    let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    below(dir)
+        .flat_map(|algorithm| below(&algorithm).collect::<Vec<_>>())
+        .any(|layer| layer.join(name).is_file())
 }
 
 #[test]

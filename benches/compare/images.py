@@ -309,9 +309,6 @@ class Tiny:
 
         return self.tar("numpy", write)
 
-    def numpy(self):
-        return self.debian()
-
     def node(self):
         return self.tar("node", lambda layer: self.words(layer, "app/node_modules", 500))
 

@@ -165,6 +165,14 @@ def part_first(o, images, results):
         print("first is left out: this keelblock has layers in one form only (no --layer_form)", file=sys.stderr)
         return
     tools = forms(o)
+    try:
+        with Disk(o.scratch, o.disk_bytes) as disk:
+            for tool in tools:
+                for argv in tool.pull(disk.path, next(iter(images.values()))):
+                    run(*argv)
+    except Failed as why:
+        print(f"first is left out: layers cannot be kept in both forms here: {why}", file=sys.stderr)
+        return
     for n, (name, image) in enumerate(images.items()):
         commands = {key: argv for key, (_, argv) in FIRST.items() if key != "import_ms" or name == "numpy"}
 
@@ -226,7 +234,8 @@ def part_warm(o, images, results):
 
 def part_copy(o, images, results):
     """The copy backend against `cp -aT` of the very same directories, both on the same new file system."""
-    keelblock = Keelblock(o.binary, flags=["--image_provisioner_backend=copy"])
+    as_trees = ["--layer_form=tree"] if knows(o, "pull", "layer_form") else []
+    keelblock = Keelblock(o.binary, flags=["--image_provisioner_backend=copy", *as_trees])
     for name, image in images.items():
 
         @contextlib.contextmanager

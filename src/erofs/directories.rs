@@ -91,11 +91,11 @@ pub(super) fn write(
     }
     let writing = Writing { names, metadata };
     let root = writing.inode(DirId(0));
-    for (serial, dir) in order.iter().enumerate().skip(1) {
+    // The root comes first, and has its place in block 0.
+    for dir in order.iter().skip(1) {
         let at = names.dirs[*dir].nid * SLOT as u64;
         output.zeros(at - output.position())?;
         output.push(&writing.inode(DirId(*dir)))?;
-        debug_assert!(serial > 0, "the root comes first");
     }
     output.align()?;
     for dir in &order {

@@ -98,6 +98,8 @@ pub struct Written {
     pub bytes: u64,
     /// Inodes that are reached.
     pub inodes: u64,
+    /// Where directories begin: from here on all is names, up to the end.
+    pub directories: u64,
 }
 
 /// Writes one image. See the [module](super).
@@ -409,6 +411,8 @@ impl<'a> Writer<'a> {
         let output = &mut self.output;
         output.align()?;
         self.metadata.flush(output)?;
+        output.align()?;
+        let directories = output.position();
         let written = directories::write(&mut self.names, &self.metadata, &mut self.shared, output)?;
         output.align()?;
         let shared_xattrs = output.block()?;
@@ -420,7 +424,7 @@ impl<'a> Writer<'a> {
         let inodes = written.inodes;
         format::Super { inodes, blocks, shared_xattrs, chunked: self.chunked }.encode(&mut first);
         self.output.finish(&first)?;
-        Ok(Written { bytes: u64::from(blocks) * BLOCK as u64, inodes })
+        Ok(Written { bytes: u64::from(blocks) * BLOCK as u64, inodes, directories })
     }
 }
 

@@ -111,6 +111,7 @@ fn describe(layer: &Unpacked) -> Vec<String> {
         compression: Compression::None,
         form: Form::Tree,
         image: None,
+        commit: String::new(),
         ..layer.record.clone()
     };
     let mut lines = vec![format!("{record:?}")];

@@ -206,7 +206,7 @@ impl Applier {
             _ => Need::file(0),
         };
         let later = if is_small(member) { 0 } else { member.content_bytes() };
-        self.outlay.ensure(now.plus(Need::content(later)))?;
+        self.outlay.ensure(now.plus(self.outlay.announced(later)))?;
         Ok(self.outlay.spend(now)?)
     }
 

@@ -134,7 +134,10 @@ impl LayerRecord {
         let at = layout.layer(&self.diff_id);
         let (path, hold): (_, Arc<dyn Hold>) = match self.form {
             Form::Tree => (at.join(TREE), Arc::new(())),
-            Form::Erofs => mounts.show(&self.diff_id, &at.join(IMAGE))?,
+            Form::Erofs => {
+                let directories = self.image.as_ref().map_or(0, |image| image.directories);
+                mounts.show(&self.diff_id, &at.join(IMAGE), directories)?
+            }
         };
         Ok(LayerDir {
             diff_id: self.diff_id.clone(),

@@ -34,7 +34,7 @@ const TAR_CHUNKS: usize = 8;
 /// A blob up to this size is unpacked on one thread: to start the others would take longer.
 const INLINE_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of tar that no blob is too small for, however it expands: only beyond them the expansion is limited.
-const EXPANSION_FREE_BYTES: u64 = 1 << 30;
+pub(super) const EXPANSION_FREE_BYTES: u64 = 1 << 30;
 
 /// What the stages need to know.
 #[derive(Clone, Copy)]

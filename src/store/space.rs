@@ -125,6 +125,8 @@ pub(super) struct Ledger {
     layout: Layout,
     free_min: u64,
     estimate_percent: u64,
+    /// How many times its size a blob may become.
+    expansion_max: u64,
     log: Logger,
 }
 
@@ -150,6 +152,7 @@ impl Ledger {
             layout: layout.clone(),
             free_min: limits.disk_free_min,
             estimate_percent: limits.layer_expansion_estimate,
+            expansion_max: limits.layer_expansion_max,
             log: log.clone(),
         }
     }
@@ -444,6 +447,8 @@ struct State {
     spent: Need,
     /// Of what is spent, what the ledger knows.
     told: Need,
+    /// Bytes of tar that its blob can hold at most, where that is known.
+    most: Option<u64>,
 }
 
 impl Outlay {
@@ -454,10 +459,23 @@ impl Outlay {
             need = need.max(Need::content(bytes));
         }
         let mut state = self.state();
+        let blob_bytes = self.layer.blob.size;
+        state.most = tar_bytes.or(match compression {
+            Compression::None => blob_bytes,
+            _ => blob_bytes.map(|bytes| {
+                bytes.saturating_mul(self.ledger.expansion_max).max(super::pipeline::EXPANSION_FREE_BYTES)
+            }),
+        });
         match state.reserved.covers(need) {
             true => Ok(()),
             false => self.grow(&mut state, need),
         }
+    }
+
+    /// What an entry needs that announces so much content: no more than the blob can hold, whatever it says. A lie must be
+    /// called one, and not a full disk.
+    pub(super) fn announced(&self, content_bytes: u64) -> Need {
+        Need::content(content_bytes.min(self.state().most.unwrap_or(u64::MAX)))
     }
 
     /// Sees to it that so much more can be written.

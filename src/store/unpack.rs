@@ -25,7 +25,7 @@ use super::intake::Intake;
 use super::job;
 use super::layout::{IMAGE, SUMS, TREE};
 use super::pipeline::{Stages, Threads, join, start};
-use super::space::{Need, Outlay};
+use super::space::Outlay;
 use super::stage::Stage;
 use super::tar::{Bounds, Member, Reader, Source};
 use super::whiteout::Namespace;
@@ -208,7 +208,7 @@ impl Job<'_> {
         let mut applier = applier.map_err(|source| Flaw::Write { path: at, source })?;
         self.read_all(tar, |member, reader| {
             // What it announces must fit: else the file that fills the disk is written first.
-            self.outlay.ensure(Need::content(member.content_bytes())).map_err(Flaw::of_ledger)?;
+            self.outlay.ensure(self.outlay.announced(member.content_bytes())).map_err(Flaw::of_ledger)?;
             applier.apply(member, reader)
         })?;
         applier.finish()

@@ -13,7 +13,7 @@ use crate::tarball::{self, Entry, Tarball, dir, entry, file, hard_link, old_spar
 use crate::tree::{Difference, Tree};
 
 /// A tar as a tree and as an image: the same tree and the same record, or the same refusal.
-fn compare(name: &str, tar: &[u8]) {
+pub(crate) fn compare(name: &str, tar: &[u8]) {
     let scratch = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     compare_in(scratch.path(), name, tar);
 }
@@ -57,7 +57,7 @@ fn excuse(difference: &Difference) -> Option<&'static str> {
     of_whiteout.then_some("a whiteout of a tree has the time when it was made")
 }
 
-fn tar(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
+pub(crate) fn tar(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     Tarball::of(entries).end()
 }
 

@@ -6,5 +6,9 @@ mod tarball;
 #[path = "../support/tree.rs"]
 mod tree;
 
+mod items;
 mod layers;
 mod mount;
+mod read;
+mod rules;
+mod shapes;

@@ -11,6 +11,10 @@ use rustix::io::{Errno, pread, pwrite};
 /// Bytes copied between two looks at `stop`. 16 MiB: some 10 ms of a disk.
 const CHUNK_BYTES: u64 = 16 << 20;
 
+/// Size from which on a file is asked for holes that its number of blocks does not tell of. 64 KiB: for what is smaller the
+/// question costs more than the hole saves.
+const ASK_BYTES_MIN: u64 = 64 << 10;
+
 /// Bytes read and written at once where the kernel cannot copy by itself. 256 KiB: as `cat` and `cp` do.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -65,7 +69,10 @@ pub(super) fn copy(
     }
     // st_blocks counts 512 bytes each whatever the filesystem's block size (stat(2)).
     let allocated = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX).saturating_mul(512);
-    if allocated >= size {
+    // EROFS counts holes, too, so that only the file can tell.
+    let whole = allocated >= size
+        && (size < ASK_BYTES_MIN || seek(from, SeekFrom::Hole(0)).is_ok_and(|hole| hole >= size));
+    if whole {
         return copy_range(from, to, 0, size, abilities, stop);
     }
     let mut at = 0;

@@ -47,6 +47,8 @@ const WAITING_BYTES: usize = 64;
 pub struct ImageFile {
     /// Of the file.
     pub bytes: u64,
+    /// Where its directories begin, which reach to its end: read ahead when it is mounted.
+    pub directories: u64,
     /// SHA-256 of the file of checksums.
     pub sums: Digest,
 }
@@ -144,7 +146,7 @@ impl<'a> ImageApplier<'a> {
         let written =
             self.writer.finish().map_err(|error| refused.failed(error).of(b".".to_vec(), &self.at))?;
         let sums = digest(&self.sums).map_err(|source| Flaw::Write { path: self.sums.clone(), source })?;
-        Ok((self.applied, ImageFile { bytes: written.bytes, sums }))
+        Ok((self.applied, ImageFile { bytes: written.bytes, directories: written.directories, sums }))
     }
 
     fn try_apply<S: Source>(&mut self, member: &mut Member, payload: &mut Reader<S>) -> Result<(), Failed> {
@@ -401,7 +403,12 @@ impl<'a> ImageApplier<'a> {
         let acl = default_acl(member);
         if !acl.is_empty() {
             self.try_write(|writer| writer.charge(WAITING_BYTES + acl.len() + member.path.len()))?;
-            self.default_acls.push((dir, member.path.clone(), acl.to_vec()));
+            // In the words in which a tree names it.
+            let path = match clean(&member.path)? {
+                path if path.is_empty() => b".".to_vec(),
+                path => path,
+            };
+            self.default_acls.push((dir, path, acl.to_vec()));
         }
         self.try_write(|writer| writer.set_dir(dir, inode.attributes, inode.xattrs))
     }
