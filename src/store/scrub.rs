@@ -14,6 +14,7 @@ use keelblock_actors::image::digest::{DiffId, Hasher};
 use keelblock_actors::image::plan::LayerKey;
 use keelblock_actors::stop::Stop;
 use rustix::fs::{Advice, fadvise};
+use rustix::io::Errno;
 
 use super::form::{Form, LayerRecord, SUM_BYTES, SUMMED_BYTES};
 use super::image::ImageFile;
@@ -69,7 +70,9 @@ pub(super) fn scrub(
             return Ok(Some(bad(None, format!("{LAYER_RECORD} is not there"))));
         }
         Err(error @ StoreError::Damaged { .. }) => return Ok(Some(bad(None, chain(&error)))),
-        // Not UTF-8, not readable: the disk says no more of it.
+        Err(StoreError::Io { source, .. }) if is_damage(&source) => {
+            return Ok(Some(bad(None, format!("{LAYER_RECORD} cannot be read: {source}"))));
+        }
         Err(error) => return Err(error),
     };
     if record.diff_id != *diff {
@@ -83,11 +86,19 @@ pub(super) fn scrub(
             Ok(None) => Verdict::Whole,
             Ok(Some(why)) => Verdict::Bad(why),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
-            // A disk that cannot read its blocks any more says EIO.
-            Err(error) => Verdict::Bad(format!("cannot be read: {error}")),
+            Err(error) if is_damage(&error) => Verdict::Bad(format!("cannot be read: {error}")),
+            // Says nothing of the layer: no descriptor was left, perhaps.
+            Err(source) => return Err(StoreError::Io { act: "verify", path: at, source }),
         },
     };
     Ok(Some(Scrubbed { diff_id: diff.clone(), form: Some(record.form), bytes, verdict }))
+}
+
+/// Whether a failure to read is the disk's, or the filesystem's.
+fn is_damage(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || matches!(errno, Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG))
 }
 
 /// What is wrong with an image, if anything is; `Interrupted` when it was told to stop.
