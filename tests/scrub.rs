@@ -21,7 +21,7 @@ use support::binary::Room;
 use support::images::{Image, Layer};
 use tarball::{Tarball, dir, file, image_store, images, put_tar, store};
 
-/// Flips one bit; twice is never.
+/// Flips one bit; done again, it is as it was.
 fn flip(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
