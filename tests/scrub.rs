@@ -108,7 +108,7 @@ fn the_command_names_the_layer_and_the_container_on_it() {
     if !images() {
         return;
     }
-    let room = Room::new("scrub").with_flag("--layer_form=erofs");
+    let room = Room::below(&std::env::temp_dir(), "scrub").with_flag("--layer_form=erofs");
     let layers = Image::new().layer(Layer::new().file("large", large(), 0o644));
     let image = layers.layer(Layer::new().file("small", "small", 0o644));
     image.write_oci(&room.join("image"), "latest");
