@@ -62,6 +62,14 @@ pub(super) fn command() -> Command {
             .about("Remove images and layers that nothing uses; their disk space is freed in the background")
             .arg(option("keep", "IMAGE", "Keep these images").num_args(1..).action(ArgAction::Append))
             .arg(switch("wait", "Return when all disk space is freed, that of earlier commands too")),
+        Command::new("scrub")
+            .about("Verify layers on disk; 125 and an error when one is bad. Changes nothing")
+            .arg(
+                option("scrub_rate", "BYTES", "Read at most so many bytes a second; 0 = no limit")
+                    .default_value("0")
+                    .value_parser(clap::value_parser!(u64)),
+            )
+            .arg(Arg::new("names").value_name("LAYER|IMAGE").num_args(0..).help("[default: all layers]")),
         Command::new(COLLECT).hide(true).about("Remove what was moved away (started by other commands)"),
         Command::new("kill")
             .about("Send a signal to a container's command")

@@ -11,6 +11,7 @@ mod containers;
 mod images;
 mod output;
 mod run;
+mod scrub;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -69,6 +70,10 @@ enum CliError {
     Unknown(String),
     #[error("{0} is not there yet in this version")]
     NotYet(&'static str),
+    #[error(
+        "{bad} of {looked_at} layers are not what was written; destroy the containers on them, prune, pull again, and check the disk"
+    )]
+    Scrubbed { bad: usize, looked_at: usize },
     #[error("cannot {act}")]
     Io {
         act: &'static str,
@@ -189,6 +194,7 @@ fn dispatch(name: &str, sub: &ArgMatches, output: Output) -> Result<u8, CliError
             "pull" => images::pull(&context).await,
             "images" => images::list(&context).await,
             "prune" => images::prune(&context).await,
+            "scrub" => scrub::scrub(&context).await,
             "inspect" => containers::inspect(&context).await,
             "provision" => containers::provision(&context).await,
             "destroy" => containers::destroy(&context).await,

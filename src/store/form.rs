@@ -23,8 +23,8 @@ use super::shown::Mounts;
 use super::whiteout::Namespace;
 
 /// Bytes of an image that one of its sums is about, and bytes of that sum.
-const SUMMED_BYTES: u64 = 4096;
-const SUM_BYTES: u64 = 4;
+pub(super) const SUMMED_BYTES: u64 = 4096;
+pub(super) const SUM_BYTES: u64 = 4;
 
 /// How a layer is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

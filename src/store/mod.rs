@@ -37,6 +37,7 @@ mod pipeline;
 mod privileges;
 mod prune;
 mod recover;
+mod scrub;
 mod settle;
 mod settler;
 mod shown;
@@ -60,6 +61,7 @@ use keelblock_actors::image::plan::{LayerKey, LayerSpec};
 use keelblock_actors::ports::{
     Claim, ImageRecord, InUse, Keep, LayerDir, LayerSize, Pruned, Store, StoredLayer,
 };
+use keelblock_actors::stop::Stop;
 use slog::{Logger, debug, warn};
 
 pub use self::attributes::NotSet;
@@ -70,6 +72,7 @@ pub use self::form::{Form, LayerForm, LayerRecord};
 pub use self::image::ImageFile;
 pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
+pub use self::scrub::{Scrubbed, Verdict};
 pub use self::settle::Settled;
 pub use self::settler::{Settler, SyncMode};
 
@@ -234,6 +237,23 @@ impl DiskStore {
     /// Where trees on their way out lie in the store in `dir`.
     pub fn gc_dir(dir: &Path) -> std::path::PathBuf {
         Layout::new(dir.to_owned()).gc()
+    }
+
+    /// Every layer in the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read.
+    pub fn layers(&self) -> Result<Vec<DiffId>, StoreError> {
+        prune::layers(&self.inner.layout)
+    }
+
+    /// Compares a layer, as the disk has it, with what was written, at so many bytes a second (0 = no limit). Changes nothing.
+    /// `None`: it is not there, or `stop` was raised.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read or the layer not be pinned.
+    pub fn scrub(&self, layer: &DiffId, rate: u64, stop: &Stop) -> Result<Option<Scrubbed>, StoreError> {
+        scrub::scrub(&self.inner.layout, layer, rate, stop)
     }
 
     /// What is remembered of a layer.

@@ -132,7 +132,7 @@ fn used(
 }
 
 /// Every layer in the store.
-fn layers(layout: &Layout) -> Result<Vec<DiffId>, StoreError> {
+pub(super) fn layers(layout: &Layout) -> Result<Vec<DiffId>, StoreError> {
     let mut layers = Vec::new();
     for algorithm in ALGORITHMS {
         for name in names(&layout.layers(algorithm))? {

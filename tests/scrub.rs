@@ -1,0 +1,139 @@
+//! Layers that rot on disk are found, and no others.
+
+#[path = "support/tarball.rs"]
+mod tarball;
+
+mod support {
+    pub(crate) mod binary;
+    pub(crate) mod images;
+}
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use keelblock::limits::Limits;
+use keelblock::store::{DiskStore, Verdict};
+use keelblock_actors::ports::StoredLayer;
+use keelblock_actors::stop::Stop;
+use serde_json::json;
+use support::binary::Room;
+use support::images::{Image, Layer};
+use tarball::{Tarball, dir, file, image_store, images, put_tar, store};
+
+/// Flips one bit; done again, it is as it was.
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    file.sync_all().unwrap();
+}
+
+fn len(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().len()
+}
+
+fn verdict(store: &DiskStore, layer: &StoredLayer) -> Verdict {
+    store.scrub(&layer.diff_id, 0, &Stop::default()).unwrap().unwrap().verdict
+}
+
+fn is_bad(store: &DiskStore, layer: &StoredLayer) -> bool {
+    matches!(verdict(store, layer), Verdict::Bad(_))
+}
+
+/// More than one piece of it, so that what is read later counts too.
+fn large() -> Vec<u8> {
+    (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+#[test]
+fn one_bit_anywhere_is_found_in_that_layer_and_no_other() {
+    if !images() {
+        return;
+    }
+    let top = tempfile::tempdir().unwrap();
+    let store = image_store(&top.path().join("store"), Limits::default());
+    let rotten = put_tar(&store, &Tarball::of([dir("d"), file("d/f", large())]).end()).unwrap();
+    let other = put_tar(&store, &Tarball::of([file("f", "other")]).end()).unwrap();
+    assert_eq!(store.layers().unwrap().len(), 2);
+    let at = top.path().join("store/layers/sha256").join(rotten.diff_id.0.hex());
+    let (image, sums, record) = (at.join("layer.erofs"), at.join("sums"), at.join("layer.json"));
+    let end = len(&image);
+    assert_eq!((verdict(&store, &rotten), verdict(&store, &other)), (Verdict::Whole, Verdict::Whole));
+    let text = fs::read_to_string(&record).unwrap();
+    let of = |what: &str| text.find(what).unwrap() as u64;
+    let places = [0, 1024, 1100, 4096, end / 3, end / 2, (1 << 20) - 1, 1 << 20, end - 4096, end - 1];
+    let places = places.map(|place| (&image, place)).into_iter();
+    let places = places.chain([0, len(&sums) / 2, len(&sums) - 1].map(|place| (&sums, place)));
+    let names = [of("{"), of("\"form\""), of(&rotten.diff_id.0.hex()), of("\"image\"") + 1];
+    for (path, place) in places.chain(names.map(|place| (&record, place))) {
+        flip(path, place);
+        assert!(is_bad(&store, &rotten), "byte {place} of {}", path.display());
+        assert_eq!(verdict(&store, &other), Verdict::Whole);
+        flip(path, place);
+        assert_eq!(verdict(&store, &rotten), Verdict::Whole);
+    }
+    for path in [&image, &sums, &record] {
+        let whole = fs::read(path).unwrap();
+        fs::write(path, &whole[..whole.len() - 1]).unwrap();
+        assert!(is_bad(&store, &rotten), "{} cut off", path.display());
+        fs::remove_file(path).unwrap();
+        assert!(is_bad(&store, &rotten), "{} gone", path.display());
+        fs::write(path, whole).unwrap();
+    }
+    assert_eq!(verdict(&store, &rotten), Verdict::Whole);
+    let stop = Stop::default();
+    stop.raise();
+    assert_eq!(store.scrub(&rotten.diff_id, 0, &stop).unwrap(), None);
+    assert_eq!(fs::read_dir(top.path().join("store/pins")).unwrap().count(), 0);
+}
+
+#[test]
+fn of_a_tree_nothing_is_said() {
+    let top = tempfile::tempdir().unwrap();
+    let store = store(&top.path().join("store"));
+    let layer = put_tar(&store, &Tarball::of([file("f", "tree")]).end()).unwrap();
+    assert_eq!(verdict(&store, &layer), Verdict::NotVerifiable);
+}
+
+/// The image of the one layer whose file has this many bytes at least.
+fn large_image(layers: &Path) -> PathBuf {
+    let all = fs::read_dir(layers).unwrap().map(|layer| layer.unwrap().path().join("layer.erofs"));
+    all.into_iter().find(|image| len(image) > 1_000_000).unwrap()
+}
+
+#[test]
+fn the_command_names_the_layer_and_the_container_on_it() {
+    if !images() {
+        return;
+    }
+    let room = Room::below(&std::env::temp_dir(), "scrub").with_flag("--layer_form=erofs");
+    let layers = Image::new().layer(Layer::new().file("large", large(), 0o644));
+    let image = layers.layer(Layer::new().file("small", "small", 0o644));
+    image.write_oci(&room.join("image"), "latest");
+    let name = format!("oci:{}:latest", room.join("image").display());
+    let rootfs = room.keelblock(["provision", "--json", "--id", "user", &name]).run().ok().json();
+    let healthy = room.keelblock(["scrub"]).run().ok();
+    assert_eq!(healthy.stdout().matches("whole").count(), 2, "{}", healthy.stdout());
+    let path = large_image(&room.work_dir().join("store/layers/sha256"));
+    flip(&path, len(&path) / 2);
+    let found = room.keelblock(["scrub", "--json", &name]).run().code(125).json();
+    let bad: Vec<_> = found.as_array().unwrap().iter().filter(|layer| layer["result"] == "bad").collect();
+    assert_eq!(bad.len(), 1, "{found}");
+    let hex = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    assert_eq!(
+        (&bad[0]["layer"], &bad[0]["containers"]),
+        (&json!(format!("sha256:{hex}")), &json!(["user"]))
+    );
+    room.keelblock(["scrub", "--scrub_rate=100000000"]).run().code(125).complained("1 of 2 layers");
+    let small = Path::new(rootfs["rootfs"].as_str().unwrap()).join("small");
+    assert_eq!(fs::read_to_string(small).unwrap(), "small", "the container goes on");
+    room.keelblock(["scrub", "no-such-layer"]).run().code(125);
+    // What the error says is done helps.
+    room.keelblock(["destroy", "user"]).run().ok();
+    room.keelblock(["prune"]).run().ok();
+    room.keelblock(["pull", &name]).run().ok();
+    room.keelblock(["scrub"]).run().ok();
+    room.expect_no_leftovers();
+}
