@@ -118,7 +118,7 @@ fn the_command_names_the_layer_and_the_container_on_it() {
     assert_eq!(healthy.stdout().matches("whole").count(), 2, "{}", healthy.stdout());
     let path = large_image(&room.work_dir().join("store/layers/sha256"));
     flip(&path, len(&path) / 2);
-    let found = room.keelblock(["scrub", "--json", &name]).run().code(125).json();
+    let found = room.keelblock(["scrub", "--json", "--no_repair", &name]).run().code(125).json();
     let bad: Vec<_> = found.as_array().unwrap().iter().filter(|layer| layer["result"] == "bad").collect();
     assert_eq!(bad.len(), 1, "{found}");
     let hex = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
@@ -126,14 +126,36 @@ fn the_command_names_the_layer_and_the_container_on_it() {
         (&bad[0]["layer"], &bad[0]["containers"]),
         (&json!(format!("sha256:{hex}")), &json!(["user"]))
     );
-    room.keelblock(["scrub", "--scrub_rate=100000000"]).run().code(125).complained("1 of 2 layers");
+    room.keelblock(["scrub", "--no-repair", "--scrub_rate=100000000"])
+        .run()
+        .code(125)
+        .complained("1 of 2 layers");
     let small = Path::new(rootfs["rootfs"].as_str().unwrap()).join("small");
-    assert_eq!(fs::read_to_string(small).unwrap(), "small", "the container goes on");
+    assert_eq!(fs::read_to_string(&small).unwrap(), "small", "the container goes on");
     room.keelblock(["scrub", "no-such-layer"]).run().code(125);
-    // What the error says is done helps.
-    room.keelblock(["destroy", "user"]).run().ok();
-    room.keelblock(["prune"]).run().ok();
-    room.keelblock(["pull", &name]).run().ok();
+    // The source has it no more: the layer is out of the way, and the error says what failed.
+    let away = room.join("away");
+    fs::rename(room.join("image"), &away).unwrap();
+    let quarantine = room.work_dir().join("store/quarantine");
+    room.keelblock(["scrub"]).run().code(125).complained("could not be brought again");
+    assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 1);
+    fs::rename(&away, room.join("image")).unwrap();
+    let pulled = room.keelblock(["--json", "pull", &name]).run().ok().json().to_string();
+    assert!(pulled.contains("\"layers_fetched\":1"), "the bad one alone: {pulled}");
     room.keelblock(["scrub"]).run().ok();
+    // Found and brought at once.
+    let path = large_image(&room.work_dir().join("store/layers/sha256"));
+    flip(&path, len(&path) / 3);
+    let found = room.keelblock(["scrub", "--json"]).run().ok().json();
+    let repaired: Vec<_> =
+        found.as_array().unwrap().iter().filter(|layer| !layer["repair"].is_null()).collect();
+    assert_eq!(repaired.len(), 1, "{found}");
+    assert_eq!((&repaired[0]["result"], &repaired[0]["repair"]), (&json!("bad"), &json!("pulled again")));
+    assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 2);
+    room.keelblock(["scrub"]).run().ok();
+    assert_eq!(fs::read_to_string(&small).unwrap(), "small", "the container still goes on");
+    room.keelblock(["prune", "--wait"]).run().ok();
+    assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 0);
+    room.keelblock(["destroy", "user"]).run().ok();
     room.expect_no_leftovers();
 }

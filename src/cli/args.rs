@@ -63,7 +63,8 @@ pub(super) fn command() -> Command {
             .arg(option("keep", "IMAGE", "Keep these images").num_args(1..).action(ArgAction::Append))
             .arg(switch("wait", "Return when all disk space is freed, that of earlier commands too")),
         Command::new("scrub")
-            .about("Verify layers on disk; 125 and an error when one is bad. Changes nothing")
+            .about("Verify layers on disk; a bad one is moved to quarantine and pulled again. 125 when one stays bad")
+            .arg(switch("no_repair", "Only say what is bad"))
             .arg(
                 option("scrub_rate", "BYTES", "Read at most so many bytes a second; 0 = no limit")
                     .default_value("0")

@@ -71,9 +71,10 @@ enum CliError {
     #[error("{0} is not there yet in this version")]
     NotYet(&'static str),
     #[error(
-        "{bad} of {looked_at} layers are not what was written; destroy the containers on them, prune, pull again, and check the disk"
+        "{bad} of {looked_at} layers are not what was written{}; check the disk, pull their images again, and destroy the \
+         containers on them", .why.as_ref().map(|why| format!(" and could not be brought again ({why})")).unwrap_or_default()
     )]
-    Scrubbed { bad: usize, looked_at: usize },
+    Scrubbed { bad: usize, looked_at: usize, why: Option<String> },
     #[error("cannot {act}")]
     Io {
         act: &'static str,

@@ -1,8 +1,12 @@
-//! `keelblock scrub`: whether layers are on disk what was written.
+//! `keelblock scrub`: whether layers are on disk what was written, and the bad ones anew.
 
 use std::collections::BTreeSet;
 
+use keelblock_actors::error::chain;
 use keelblock_actors::image::digest::DiffId;
+use keelblock_actors::image::name::ImageRequest;
+use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::ports::Store;
 use keelblock_actors::stop::Stop;
 use serde_json::json;
 
@@ -12,15 +16,44 @@ use super::{CliError, Context};
 use crate::agent::Agent;
 use crate::store::{DiskStore, Form, Privileges, Scrubbed, Verdict};
 
+/// A layer that was looked at, the containers on it, and what was done about it.
+struct Row {
+    layer: Scrubbed,
+    users: Vec<String>,
+    repair: Repair,
+}
+
+enum Repair {
+    /// Nothing: it is not bad, or nothing was to be done.
+    None,
+    /// It was pulled again.
+    Pulled,
+    /// It was moved to quarantine, and no image names it.
+    Unnamed,
+    /// It was moved to quarantine, and is not there; why.
+    Failed(String),
+}
+
+impl Row {
+    fn stays_bad(&self) -> bool {
+        matches!(self.layer.verdict, Verdict::Bad(_))
+            && matches!(self.repair, Repair::None | Repair::Failed(_))
+    }
+}
+
 pub(super) async fn scrub(context: &Context<'_>) -> Result<u8, CliError> {
     let agent = context.quiet_agent().await?;
     let done = looked_at(context, &agent).await;
     agent.shutdown().await;
     let rows = done?;
-    let bad = rows.iter().filter(|(layer, _)| matches!(layer.verdict, Verdict::Bad(_))).count();
-    let failure = (bad > 0).then_some(CliError::Scrubbed { bad, looked_at: rows.len() });
+    let bad = rows.iter().filter(|row| row.stays_bad()).count();
+    let why = rows.iter().find_map(|row| match &row.repair {
+        Repair::Failed(why) => Some(why.clone()),
+        _ => None,
+    });
+    let failure = (bad > 0).then_some(CliError::Scrubbed { bad, looked_at: rows.len(), why });
     // The document says which; so it comes also with a failure, whose own would be a second one.
-    let documents: Vec<_> = rows.iter().map(|(layer, users)| document(layer, users)).collect();
+    let documents: Vec<_> = rows.iter().map(document).collect();
     context.output.print(&documents, || text(&rows));
     match failure {
         Some(error) if context.output.is_json() => {
@@ -32,32 +65,49 @@ pub(super) async fn scrub(context: &Context<'_>) -> Result<u8, CliError> {
     }
 }
 
-/// The layers with the containers on them.
-async fn looked_at(context: &Context<'_>, agent: &Agent) -> Result<Vec<(Scrubbed, Vec<String>)>, CliError> {
+/// Looks at the layers, and brings bad ones again.
+async fn looked_at(context: &Context<'_>, agent: &Agent) -> Result<Vec<Row>, CliError> {
     let config = &context.config;
     let privileges =
         Privileges::detect().map_err(|source| CliError::Io { act: "see what it may do", source })?;
     let store = DiskStore::open(&config.store_dir(), config.limits.clone(), privileges, context.log.clone())?;
     let layers = wanted(context, agent, &store).await?;
     let rate = context.matches.get_one::<u64>("scrub_rate").copied().unwrap_or_default();
-    let mut scrubbed = Vec::new();
+    let mut rows = Vec::new();
     for layer in &layers {
-        scrubbed.extend(store.scrub(layer, rate, &Stop::default())?);
+        let scrubbed = store.scrub(layer, rate, &Stop::default())?;
+        rows.extend(scrubbed.map(|layer| Row { layer, users: Vec::new(), repair: Repair::None }));
     }
     let containers = agent.containers().await?;
-    let users = |layer: &DiffId| {
-        let on_it = containers
-            .iter()
-            .filter(|found| found.rootfses.as_ref().is_some_and(|record| record.layers.contains(layer)));
-        on_it.map(|found| found.id.to_string()).collect()
-    };
-    Ok(scrubbed
-        .into_iter()
-        .map(|layer| {
-            let users = users(&layer.diff_id);
-            (layer, users)
-        })
-        .collect())
+    for row in &mut rows {
+        let on_it = containers.iter().filter(|found| {
+            found.rootfses.as_ref().is_some_and(|record| record.layers.contains(&row.layer.diff_id))
+        });
+        row.users = on_it.map(|found| found.id.to_string()).collect();
+    }
+    if !context.matches.get_flag("no_repair") {
+        for row in rows.iter_mut().filter(|row| matches!(row.layer.verdict, Verdict::Bad(_))) {
+            row.repair = repair(&store, agent, &row.layer.diff_id).await?;
+        }
+    }
+    Ok(rows)
+}
+
+/// Moves a layer out of the way and pulls the images that name it: of all their layers that one is missing.
+async fn repair(store: &DiskStore, agent: &Agent, layer: &DiffId) -> Result<Repair, CliError> {
+    let images = agent.images().await?;
+    store.quarantine(layer)?;
+    let named = images.into_iter().filter(|image| image.record.layers.iter().any(|of| of.diff_id == *layer));
+    let mut failed = None;
+    for image in named {
+        let name = image.record.plan.identity.name;
+        match agent.pull(ImageRequest::cached(name.clone())).await {
+            Ok(_) if store.find(&LayerKey::Diff(layer.clone()))?.is_some() => return Ok(Repair::Pulled),
+            Ok(_) => failed = Some(format!("{name} has other layers now")),
+            Err(error) => failed = Some(chain(&*error)),
+        }
+    }
+    Ok(failed.map_or(Repair::Unnamed, Repair::Failed))
 }
 
 /// The layers that were named, or all.
@@ -102,30 +152,43 @@ fn result(layer: &Scrubbed) -> (&'static str, Option<&str>) {
     }
 }
 
-fn document(layer: &Scrubbed, users: &[String]) -> serde_json::Value {
-    let (result, why) = result(layer);
+fn repaired(repair: &Repair) -> Option<&'static str> {
+    match repair {
+        Repair::None => None,
+        Repair::Pulled => Some("pulled again"),
+        Repair::Unnamed => Some("removed: no image names it"),
+        Repair::Failed(_) => Some("not pulled again"),
+    }
+}
+
+fn document(row: &Row) -> serde_json::Value {
+    let (result, why) = result(&row.layer);
     json!({
-        "layer": layer.diff_id,
-        "form": form(layer),
-        "bytes": layer.bytes,
+        "layer": row.layer.diff_id,
+        "form": form(&row.layer),
+        "bytes": row.layer.bytes,
         "result": result,
         "why": why,
-        "containers": users,
+        "containers": row.users,
+        "repair": repaired(&row.repair),
     })
 }
 
-fn text(rows: &[(Scrubbed, Vec<String>)]) -> String {
+fn text(rows: &[Row]) -> String {
     let rows: Vec<_> = rows
         .iter()
-        .map(|(layer, users)| {
-            let (result, why) = result(layer);
-            let result = why.map_or(result.to_owned(), |why| one_line(&format!("{result}: {why}")));
+        .map(|row| {
+            let (result, why) = result(&row.layer);
+            let mut result = why.map_or(result.to_owned(), |why| one_line(&format!("{result}: {why}")));
+            if let Some(repaired) = repaired(&row.repair) {
+                result = format!("{result} ({repaired})");
+            }
             vec![
-                layer.diff_id.to_string(),
-                form(layer).to_owned(),
-                human_bytes(layer.bytes),
+                row.layer.diff_id.to_string(),
+                form(&row.layer).to_owned(),
+                human_bytes(row.layer.bytes),
                 result,
-                users.join(","),
+                row.users.join(","),
             ]
         })
         .collect();

@@ -36,6 +36,7 @@ mod pin;
 mod pipeline;
 mod privileges;
 mod prune;
+mod quarantine;
 mod recover;
 mod scrub;
 mod settle;
@@ -51,7 +52,7 @@ pub mod whiteout;
 mod writeback;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use keelblock_actors::error::StoreError;
@@ -254,6 +255,16 @@ impl DiskStore {
     /// [`StoreError::Io`] when the store cannot be read or the layer not be pinned.
     pub fn scrub(&self, layer: &DiffId, rate: u64, stop: &Stop) -> Result<Option<Scrubbed>, StoreError> {
         scrub::scrub(&self.inner.layout, layer, rate, stop)
+    }
+
+    /// Moves a bad layer out of the way, so that the next pull brings it again; the next prune removes it. Containers on it go
+    /// on with it. Where it is then; `None`: it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be written.
+    pub fn quarantine(&self, layer: &DiffId) -> Result<Option<PathBuf>, StoreError> {
+        let inner = &*self.inner;
+        quarantine::quarantine(&inner.layout, &*inner.disk, &inner.mounts, layer)
     }
 
     /// What is remembered of a layer.

@@ -22,7 +22,7 @@ use super::journal::Journal;
 use super::layout::{ALGORITHMS, Layout};
 use super::shown::Mounts;
 use super::unsettled::Mark;
-use super::{pin, removal};
+use super::{pin, quarantine, removal};
 use crate::gc::Gc;
 use crate::sys::lock::LockKind;
 
@@ -57,7 +57,7 @@ pub(super) fn prune(
     // Of an image that lacks a file that shows ([`LayerRecord::has_its_files`]). Only of a tree nobody could tell, so only for
     // trees there is a wait.
     forget(layout, disk, records.iter().filter(|record| record.form == Form::Tree))?;
-    let mut moved = Vec::new();
+    let mut moved = quarantine::empty(layout, gc)?;
     for diff in unused {
         let path = layout.layer(&diff);
         moved.extend(gc.move_away(&path).map_err(|source| StoreError::Io {
