@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keelblock_actors::container::{ContainerId, ContainerSpec, ExitStatus, VolumeSource};
 use keelblock_actors::error::{ContainerError, ProvisionError, RecordError, StoreError};
@@ -17,7 +18,7 @@ use keelblock_actors::system::{Engine, EngineLimits, EngineParts};
 use slog::{Logger, o};
 
 use crate::backend;
-use crate::config::Config;
+use crate::config::{Config, SCRUB_RATE};
 use crate::gc::{Collector, Gc};
 use crate::isolator;
 use crate::launcher::LinuxLauncher;
@@ -31,6 +32,7 @@ use crate::puller::registry::{
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
+use crate::scrub::Scrubber;
 use crate::store::{DiskStore, Privileges, Settler, StoreSettings};
 
 /// Threads that move bytes between sockets and pulls. 2: one sleeps while the other decrypts.
@@ -92,6 +94,10 @@ pub struct Agent {
     settler: Settler,
     /// Where root filesystems go.
     gc: Gc,
+    store: Arc<DiskStore>,
+    /// Verifies layers in the background, if it shall.
+    scrubber: Option<Scrubber>,
+    scrub: Option<(Duration, u64)>,
     log: Logger,
 }
 
@@ -101,10 +107,15 @@ impl Agent {
     /// # Errors
     /// [`AgentError`] when a flag cannot be honoured here. What recovery cannot take down is logged, not an error.
     pub async fn start(config: Config, observer: Arc<dyn Observer>, log: Logger) -> Result<Self, AgentError> {
-        let agent = Self::start_idle(config, observer, log)?;
+        let mut agent = Self::start_idle(config, observer, log)?;
         if let Err(error) = agent.engine.recover().await {
             slog::error!(agent.log, "what dead processes left could not be looked at";
                 "error" => keelblock_actors::error::chain(&*error));
+        }
+        if let Some((interval, rate)) = agent.scrub {
+            let (store, log) = (Arc::clone(&agent.store), agent.log.new(o!("actor" => "scrub")));
+            let scrubber = Scrubber::start(store, interval, rate, log).map_err(AgentError::Threads)?;
+            agent.scrubber = Some(scrubber);
         }
         // The store has seen to its own.
         if let Err(error) = agent.gc.collect_all() {
@@ -199,8 +210,9 @@ impl Agent {
         )?;
         let launcher = LinuxLauncher::new(&config.work_dir.join("containers"), &log);
         let launcher = Arc::new(launcher.with_user_file_bytes_max(limits.user_file_bytes_max));
+        let scrub = config.scrub_interval.map(|interval| (interval, config.scrub_rate.unwrap_or(SCRUB_RATE)));
         let engine = Engine::start(EngineParts {
-            store,
+            store: store.clone(),
             records,
             providers,
             pullers,
@@ -221,7 +233,19 @@ impl Agent {
             },
         })
         .map_err(AgentError::Threads)?;
-        Ok(Self { engine, launcher, source, io: Some(io), collector, settler, gc, log })
+        Ok(Self {
+            engine,
+            launcher,
+            source,
+            io: Some(io),
+            collector,
+            settler,
+            gc,
+            store,
+            scrubber: None,
+            scrub,
+            log,
+        })
     }
 
     /// The name under which this agent looks an image up and remembers it: every default written out, also where
@@ -305,6 +329,7 @@ impl Agent {
     /// Destroys the containers that this agent launched and stops its threads. Trees that were moved away and are not
     /// removed by then stay on disk, for the next agent on the work directory.
     pub async fn shutdown(mut self) {
+        self.scrubber = None;
         self.engine.shutdown().await;
         self.collector.stop();
         self.settler.stop();

@@ -31,6 +31,10 @@ pub struct Config {
     pub docker_store_dir: Option<PathBuf>,
     /// In which form layers are kept that come from now on.
     pub layer_form: LayerForm,
+    /// How often layers are verified in the background; `None` = never.
+    pub scrub_interval: Option<Duration>,
+    /// Bytes a second that are read for it; `None` = [`SCRUB_RATE`] in the background, no limit for `keelblock scrub`.
+    pub scrub_rate: Option<u64>,
     /// Credentials `USER:PASSWORD` for registries.
     pub docker_auth: Option<Secret>,
     /// More certificate authorities, PEM.
@@ -127,6 +131,9 @@ pub struct Flag {
     pub heading: &'static str,
     set: fn(&mut Config, &str) -> Result<(), String>,
 }
+
+/// Bytes a second that are read to verify layers in the background. 16 MiB: a tenth of a slow disk.
+pub const SCRUB_RATE: u64 = 16 << 20;
 
 const IMAGES: &str = "Images";
 const CONTAINERS: &str = "Containers";
@@ -272,6 +279,26 @@ pub const FLAGS: &[Flag] = &[
                 "tree" => LayerForm::Tree,
                 _ => return Err("use auto, erofs or tree".to_owned()),
             };
+            Ok(())
+        },
+    },
+    Flag {
+        name: "scrub_interval",
+        value: "SECS",
+        help: "How often an agent verifies each layer in the background; 0 = never [default: 0]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.scrub_interval = if text.trim() == "0" { None } else { Some(seconds(text)?) };
+            Ok(())
+        },
+    },
+    Flag {
+        name: "scrub_rate",
+        value: "BYTES",
+        help: "Bytes a second read to verify layers; 0 = no limit [default: 16M in the background, no limit for scrub]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.scrub_rate = Some(bytes_or_none(text)?);
             Ok(())
         },
     },
@@ -488,6 +515,8 @@ impl Default for Config {
             docker_registry: "https://registry-1.docker.io".to_owned(),
             docker_store_dir: None,
             layer_form: LayerForm::default(),
+            scrub_interval: None,
+            scrub_rate: None,
             docker_auth: None,
             registry_ca: None,
             docker_insecure_registries: Vec::new(),

@@ -23,6 +23,7 @@ pub mod provider;
 pub mod puller;
 pub mod records;
 pub mod rootless;
+pub mod scrub;
 pub mod store;
 pub mod sys;
 

@@ -9,12 +9,13 @@ mod support {
 }
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use keelblock::limits::Limits;
 use keelblock::store::{DiskStore, Verdict};
-use keelblock_actors::ports::StoredLayer;
+use keelblock_actors::image::plan::LayerKey;
+use keelblock_actors::ports::{Store, StoredLayer};
 use keelblock_actors::stop::Stop;
 use serde_json::json;
 use support::binary::Room;
@@ -23,11 +24,14 @@ use tarball::{Tarball, dir, file, image_store, images, put_tar, store};
 
 /// Flips one bit; done again, it is as it was.
 fn flip(path: &Path, at: u64) {
-    let file = File::options().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    // In another file: one that the filesystem checks (fs-verity) cannot be written.
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at as usize] ^= 0x10;
+    let rotten = path.with_extension("rotten");
+    let mut file = File::create(&rotten).unwrap();
+    file.write_all(&bytes).unwrap();
     file.sync_all().unwrap();
+    fs::rename(rotten, path).unwrap();
 }
 
 fn len(path: &Path) -> u64 {
@@ -158,4 +162,54 @@ fn the_command_names_the_layer_and_the_container_on_it() {
     assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 0);
     room.keelblock(["destroy", "user"]).run().ok();
     room.expect_no_leftovers();
+}
+
+/// A log that counts what is said of bad layers.
+#[derive(Clone, Default)]
+struct Told(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+impl slog::Drain for Told {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        self.0.lock().unwrap().push(record.msg().to_string());
+        Ok(())
+    }
+}
+
+#[test]
+fn in_the_background_each_layer_is_verified_in_its_time_and_a_bad_one_moved_away() {
+    if !images() {
+        return;
+    }
+    let top = tempfile::tempdir().unwrap();
+    let home = top.path().join("store");
+    let store = std::sync::Arc::new(image_store(&home, Default::default()));
+    let layers =
+        ["good", "rotten"].map(|name| put_tar(&store, &Tarball::of([file(name, large())]).end()).unwrap());
+    let path = home.join("layers/sha256").join(layers[1].diff_id.0.hex()).join("layer.erofs");
+    flip(&path, len(&path) / 2);
+    let told = Told::default();
+    let log = slog::Logger::root(slog::Drain::fuse(told.clone()), slog::o!());
+    let hour = std::time::Duration::from_secs(3600);
+    let scrubber = keelblock::scrub::Scrubber::start(store.clone(), hour, 0, log).unwrap();
+    let quarantine = home.join("quarantine");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !home.join("scrubbed.json").exists() || fs::read_dir(&quarantine).map_or(0, Iterator::count) == 0 {
+        assert!(std::time::Instant::now() < deadline, "nobody looked: {:?}", told.0.lock().unwrap());
+        std::thread::yield_now();
+    }
+    drop(scrubber);
+    let found = |layer: &StoredLayer| store.find(&LayerKey::Diff(layer.diff_id.clone())).unwrap().is_some();
+    assert_eq!(layers.each_ref().map(found), [true, false]);
+    let bad =
+        told.0.lock().unwrap().iter().filter(|message| message.contains("not what was written")).count();
+    assert_eq!(bad, 1);
+    // What was looked at is not looked at again before its time.
+    let mut looked = 0;
+    store.scrub_due(hour, 0, &Stop::default(), |_| looked += 1).unwrap();
+    assert!(looked <= 1, "the other layer at most, if the thread was stopped before it");
+    store.scrub_due(std::time::Duration::ZERO, 0, &Stop::default(), |_| looked += 1).unwrap();
+    assert!(looked >= 1);
 }

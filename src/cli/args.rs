@@ -65,11 +65,6 @@ pub(super) fn command() -> Command {
         Command::new("scrub")
             .about("Verify layers on disk; a bad one is moved to quarantine and pulled again. 125 when one stays bad")
             .arg(switch("no_repair", "Only say what is bad"))
-            .arg(
-                option("scrub_rate", "BYTES", "Read at most so many bytes a second; 0 = no limit")
-                    .default_value("0")
-                    .value_parser(clap::value_parser!(u64)),
-            )
             .arg(Arg::new("names").value_name("LAYER|IMAGE").num_args(0..).help("[default: all layers]")),
         Command::new(COLLECT).hide(true).about("Remove what was moved away (started by other commands)"),
         Command::new("kill")

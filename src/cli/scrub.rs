@@ -72,7 +72,7 @@ async fn looked_at(context: &Context<'_>, agent: &Agent) -> Result<Vec<Row>, Cli
         Privileges::detect().map_err(|source| CliError::Io { act: "see what it may do", source })?;
     let store = DiskStore::open(&config.store_dir(), config.limits.clone(), privileges, context.log.clone())?;
     let layers = wanted(context, agent, &store).await?;
-    let rate = context.matches.get_one::<u64>("scrub_rate").copied().unwrap_or_default();
+    let rate = config.scrub_rate.unwrap_or_default();
     let mut rows = Vec::new();
     for layer in &layers {
         let scrubbed = store.scrub(layer, rate, &Stop::default())?;

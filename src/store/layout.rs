@@ -19,6 +19,7 @@
 //!   space/<name>                    flock: disk space a live process sets aside; space itself: flock of the ledger
 //!   unsettled/<alg>-<hex>-<commit>  empty: this layer is not known to be on disk; `.failed` behind it: and never will
 //!   staging/<name>                  flock: a layer or a file being made; anybody's garbage once unlocked
+//!   scrubbed.json                   when each layer was last verified in the background
 //!   quarantine/<alg>-<hex>-<name>   a layer that is not what was written, until the next prune
 //!   mounts/<alg>-<hex>              where a layer that is an image is mounted while somebody uses it
 //!   mounts.lock                     byte locks: who uses which of those (see `shown`)
@@ -158,6 +159,10 @@ impl Layout {
 
     pub(super) fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    pub(super) fn scrubbed(&self) -> PathBuf {
+        self.root.join("scrubbed.json")
     }
 
     pub(super) fn quarantine(&self) -> PathBuf {

@@ -39,6 +39,7 @@ mod prune;
 mod quarantine;
 mod recover;
 mod scrub;
+mod scrubbed;
 mod settle;
 mod settler;
 mod shown;
@@ -54,6 +55,7 @@ mod writeback;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use keelblock_actors::error::StoreError;
 use keelblock_actors::image::digest::DiffId;
@@ -255,6 +257,27 @@ impl DiskStore {
     /// [`StoreError::Io`] when the store cannot be read or the layer not be pinned.
     pub fn scrub(&self, layer: &DiffId, rate: u64, stop: &Stop) -> Result<Option<Scrubbed>, StoreError> {
         scrub::scrub(&self.inner.layout, layer, rate, stop)
+    }
+
+    /// Looks at every layer that was not looked at for so long, one after the other, and remembers when; `seen` is told of
+    /// each.
+    ///
+    /// # Errors
+    /// As [`Self::scrub`]; what was seen before is remembered.
+    pub fn scrub_due(
+        &self,
+        interval: Duration,
+        rate: u64,
+        stop: &Stop,
+        mut seen: impl FnMut(&Scrubbed),
+    ) -> Result<(), StoreError> {
+        let layout = &self.inner.layout;
+        for layer in scrubbed::due(layout, &self.layers()?, interval)? {
+            let Some(scrubbed) = self.scrub(&layer, rate, stop)? else { continue };
+            scrubbed::remember(layout, &layer)?;
+            seen(&scrubbed);
+        }
+        Ok(())
     }
 
     /// Moves a bad layer out of the way, so that the next pull brings it again; the next prune removes it. Containers on it go

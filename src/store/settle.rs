@@ -21,11 +21,11 @@ use super::disk::{Barrier, Disk};
 use super::form::LayerRecord;
 use super::images::names;
 use super::journal::{Commit, Journal};
-use super::layout::{Layout, TREE};
+use super::layout::{IMAGE, Layout, TREE};
 use super::pin;
 use super::unsettled::{self, Mark};
 use crate::sys::lock::{self, LockKind};
-use crate::sys::sync;
+use crate::sys::{sync, verity};
 
 /// Records and indexes younger than the journal by this much, or older by no more, are written to disk with it. 2 s: the
 /// coarsest clock of a filesystem.
@@ -123,6 +123,9 @@ impl Pass<'_> {
             }
         }
         let pending = self.sync_content(pending)?;
+        for layer in pending.iter().filter(|layer| !layer.is_tree) {
+            self.protect(layer);
+        }
         if pending.is_empty() {
             return Ok(());
         }
@@ -136,6 +139,20 @@ impl Pass<'_> {
             return Err(error);
         }
         self.record(pending)
+    }
+
+    /// Has the filesystem check what is read of an image, where it can: what rots is then an error to whoever reads it. Nothing
+    /// depends on it.
+    fn protect(&self, layer: &Pending) {
+        let protected = open_file(&layer.path.join(IMAGE)).and_then(|image| verity::enable(&image));
+        match protected {
+            Ok(true) => {
+                debug!(self.log, "the filesystem checks what is read of a layer"; "layer" => %layer.mark.commit.0)
+            }
+            Ok(false) => {}
+            Err(error) => debug!(self.log, "the filesystem does not check what is read of a layer";
+                "layer" => %layer.mark.commit.0, "error" => %error),
+        }
     }
 
     fn leave(&mut self, mark: &Mark, cause: &dyn std::error::Error) {

@@ -85,7 +85,7 @@ pub(super) fn write(layout: &Layout, path: &Path, bytes: &[u8]) -> io::Result<()
     std::fs::rename(&staged, path).inspect_err(|_| drop(std::fs::remove_file(&staged)))
 }
 
-/// As [`write`], with its content on disk before it has its name: a power cut leaves the one before or this one.
+/// As [`write()`], with its content on disk before it has its name: a power cut leaves the one before or this one.
 pub(super) fn write_synced(
     layout: &Layout,
     disk: &dyn Disk,

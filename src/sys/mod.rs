@@ -21,3 +21,4 @@ pub mod record_lock;
 pub mod remove;
 pub mod space;
 pub(crate) mod sync;
+pub(crate) mod verity;
