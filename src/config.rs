@@ -475,8 +475,8 @@ pub const FLAGS: &[Flag] = &[
     limit!(
         disk_free_min,
         "BYTES",
-        "Room that pulls leave on the store's filesystem, at most a sixteenth of it; 0 = none [default: 64M]",
-        bytes_or_none
+        "Room that pulls leave on the store's filesystem; 0 = none [default: 64M, or a sixteenth of a smaller one]",
+        |text| bytes_or_none(text).map(Some)
     ),
     limit!(layer_entries_max, "N", "Entries of a layer [default: 10000000]", wide_number),
     limit!(

@@ -34,9 +34,9 @@ pub struct Limits {
     /// Percent of its compressed size that a layer is taken to need on the disk before more is known of it; a plain tar
     /// needs its size. 300: base images become 2.4 to 2.8 times as large, layers of many small files up to 4.
     pub layer_expansion_estimate: u64,
-    /// Bytes that a pull leaves free on the filesystem of the store, or a sixteenth of all where that is less; 0 = none.
-    /// 64 MiB: what the records, logs and containers of a machine need to go on while somebody makes room.
-    pub disk_free_min: u64,
+    /// Bytes that a pull leaves free on the filesystem of the store; 0 = none. `None` = 64 MiB, or a sixteenth of all where
+    /// that is less: what the records, logs and containers of a machine need to go on while somebody makes room.
+    pub disk_free_min: Option<u64>,
     /// Entries of one layer. 10 million: an inode takes some 0.3 to 1 KB of disk.
     pub layer_entries_max: u64,
     /// Bytes of memory for the names of a layer while an image is written of it. 192 MiB: some three million names, ten
@@ -85,7 +85,7 @@ impl Default for Limits {
             layer_bytes_max: 64 << 30,
             layer_expansion_max: 200,
             layer_expansion_estimate: 300,
-            disk_free_min: 64 << 20,
+            disk_free_min: None,
             layer_entries_max: 10_000_000,
             layer_names_bytes_max: 192 << 20,
             image_bytes_max: 256 << 30,

@@ -200,7 +200,7 @@ impl<F: FnOnce()> Read for Midway<'_, F> {
 
 /// A store whose pulls leave [`KEEP_BYTES`], and that keeps what comes in this form.
 fn store_of(dir: &Path, form: LayerForm) -> DiskStore {
-    let limits = Limits { disk_free_min: KEEP_BYTES, ..Limits::default() };
+    let limits = Limits { disk_free_min: Some(KEEP_BYTES), ..Limits::default() };
     let settings = StoreSettings { form, ..StoreSettings::new(limits, Privileges::detect().unwrap()) };
     DiskStore::open_with(dir, settings, quiet()).unwrap()
 }
