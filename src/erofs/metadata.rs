@@ -9,6 +9,8 @@ use super::output::Output;
 
 /// Bytes of a segment.
 const SEGMENT_BYTES: usize = 1 << 20;
+/// Segments whose places are told when all is written. 32: as many megabytes, more than anybody reads ahead.
+const RUNS_MAX: usize = 32;
 /// Blocks with room for another inode that are kept in mind: small content leaves gaps that inodes without fill.
 const OPEN_MAX: usize = 8;
 /// A gap that is of no use to an inode.
@@ -30,6 +32,8 @@ pub(super) struct Metadata {
     open: Vec<(usize, usize)>,
     /// First blocks of the segments that were written.
     segments: Vec<u32>,
+    /// Of the first of them ([`RUNS_MAX`]), where they are: offset and bytes in the image.
+    written: Vec<(u64, u64)>,
 }
 
 /// Whether what follows an inode and its xattrs can be kept in the block where those end.
@@ -39,7 +43,17 @@ pub(super) fn has_room(head: usize, tail: usize) -> bool {
 
 impl Metadata {
     pub(super) fn new() -> Self {
-        Self { buffer: Vec::with_capacity(SEGMENT_BYTES), open: Vec::new(), segments: Vec::new() }
+        Self {
+            buffer: Vec::with_capacity(SEGMENT_BYTES),
+            open: Vec::new(),
+            segments: Vec::new(),
+            written: Vec::new(),
+        }
+    }
+
+    /// Where the first segments are, ascending: offset and bytes in the image.
+    pub(super) fn runs(&self) -> Vec<(u64, u64)> {
+        self.written.clone()
     }
 
     /// Adds an inode with its xattrs, and what follows at once.
@@ -76,6 +90,9 @@ impl Metadata {
         }
         output.align()?;
         self.segments.push(output.block()?);
+        if self.written.len() < RUNS_MAX {
+            self.written.push((output.position(), self.buffer.len() as u64));
+        }
         output.push(&self.buffer)?;
         self.buffer.clear();
         self.open.clear();

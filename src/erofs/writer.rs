@@ -92,12 +92,14 @@ impl Special {
 }
 
 /// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Of the image, always whole blocks.
     pub bytes: u64,
     /// Inodes that are reached.
     pub inodes: u64,
+    /// Where inodes are, offset and bytes, ascending: of the first 32 MiB of them.
+    pub inodes_at: Vec<(u64, u64)>,
     /// Where directories begin: from here on all is names, up to the end.
     pub directories: u64,
 }
@@ -424,7 +426,12 @@ impl<'a> Writer<'a> {
         let inodes = written.inodes;
         format::Super { inodes, blocks, shared_xattrs, chunked: self.chunked }.encode(&mut first);
         self.output.finish(&first)?;
-        Ok(Written { bytes: u64::from(blocks) * BLOCK as u64, inodes, directories })
+        Ok(Written {
+            bytes: u64::from(blocks) * BLOCK as u64,
+            inodes,
+            inodes_at: self.metadata.runs(),
+            directories,
+        })
     }
 }
 

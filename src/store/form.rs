@@ -135,8 +135,8 @@ impl LayerRecord {
         let (path, hold): (_, Arc<dyn Hold>) = match self.form {
             Form::Tree => (at.join(TREE), Arc::new(())),
             Form::Erofs => {
-                let directories = self.image.as_ref().map_or(0, |image| image.directories);
-                mounts.show(&self.diff_id, &at.join(IMAGE), directories)?
+                let ahead = self.image.as_ref().map(ImageFile::read_ahead).unwrap_or_default();
+                mounts.show(&self.diff_id, &at.join(IMAGE), &ahead)?
             }
         };
         Ok(LayerDir {

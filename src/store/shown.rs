@@ -35,9 +35,6 @@ use crate::sys::range_lock::{self, Range};
 /// Longest source that the kernel takes as a mount option (fs/fsopen.c: 256 with its NUL).
 const SOURCE_BYTES_MAX: usize = 255;
 
-/// Bytes of directories that are read ahead. 8 MiB: those of 100,000 files; some milliseconds of a disk.
-const READ_AHEAD_BYTES_MAX: u64 = 8 << 20;
-
 /// The mounted layers of a store. See the module.
 pub(super) struct Mounts {
     layout: Layout,
@@ -60,12 +57,12 @@ impl Mounts {
         Self { layout, holds: Mutex::default(), users: OnceLock::new(), log }
     }
 
-    /// Shows a layer whose image is at `image`, and whose directories begin there; where.
+    /// Shows a layer whose image is at `image`, and of which this is wanted first, offset and bytes; where.
     pub(super) fn show(
         self: &Arc<Self>,
         diff: &DiffId,
         image: &Path,
-        directories: u64,
+        ahead: &[(u64, u64)],
     ) -> Result<(PathBuf, Arc<dyn Hold>), StoreError> {
         let path = self.layout.mount(diff);
         let failed = |source| StoreError::Io { act: "mount a layer at", path: path.clone(), source };
@@ -77,7 +74,7 @@ impl Mounts {
                 // Waits while another takes it down.
                 range_lock::lock(users, user(diff), LockKind::Shared)?;
             }
-            self.mount_unless_there(diff, (image, directories), &path, users)
+            self.mount_unless_there(diff, (image, ahead), &path, users)
         };
         if let Err(error) = mounted() {
             if first {
@@ -138,7 +135,7 @@ impl Mounts {
     fn mount_unless_there(
         &self,
         diff: &DiffId,
-        (image, directories): (&Path, u64),
+        (image, ahead): (&Path, &[(u64, u64)]),
         path: &Path,
         users: &File,
     ) -> io::Result<()> {
@@ -153,7 +150,7 @@ impl Mounts {
             }
             std::fs::create_dir_all(path)?;
             let mount = mount_image(image)?;
-            read_ahead(image, directories);
+            read_ahead(image, ahead);
             mount.attach(path)
         };
         let mounted = mount();
@@ -266,11 +263,14 @@ pub(super) fn mount_image(image: &Path) -> io::Result<DetachedMount> {
     }
 }
 
-/// Has the kernel read the directories of an image, which it would fetch a block at a time when somebody looks for them. They
-/// lie together at its end. A hint: nothing depends on it.
-fn read_ahead(image: &Path, directories: u64) {
-    if let Ok(file) = File::open(image) {
-        let _ = fadvise(&file, directories, NonZeroU64::new(READ_AHEAD_BYTES_MAX), Advice::WillNeed);
+/// Has the kernel read names and inodes of an image, which it would fetch a block at a time when somebody looks for them. A
+/// hint: nothing depends on it.
+fn read_ahead(image: &Path, ahead: &[(u64, u64)]) {
+    let Ok(file) = File::open(image) else { return };
+    for (offset, bytes) in ahead {
+        if let Some(bytes) = NonZeroU64::new(*bytes) {
+            let _ = fadvise(&file, *offset, Some(bytes), Advice::WillNeed);
+        }
     }
 }
 
