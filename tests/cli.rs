@@ -522,6 +522,8 @@ fn flags_come_with_underscores_or_dashes_from_the_environment_or_a_file_in_that_
         let found: Vec<_> =
             ["a", "b", "c", "d", "e"].into_iter().filter(|dir| room.join(dir).exists()).collect();
         assert_eq!(found, [name], "the work dir is another{outcome}");
+        // Whoever writes the layers to disk works in it.
+        assert!(room.leftovers().processes.is_empty());
         fs::remove_dir_all(room.join(name)).unwrap();
     };
     pulled_into("a", room.bare(["--work_dir", &dir("a")]));
@@ -579,6 +581,7 @@ fn the_work_dir_can_be_removed_as_a_whole_when_nothing_runs() {
     let (room, image) = room("removable");
     for _ in 0..2 {
         run_line(&room, &image, "echo x > /tmp/x").run().ok();
+        assert!(room.leftovers().processes.is_empty());
         fs::remove_dir_all(room.work_dir()).unwrap();
     }
     room.expect_no_leftovers();
