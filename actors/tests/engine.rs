@@ -116,6 +116,26 @@ fn an_image_beyond_its_limits_is_given_up_with_the_layers_not_yet_here() {
 }
 
 #[test]
+fn a_layer_on_its_way_is_given_up_when_those_that_are_here_pass_the_limit() {
+    let world = World::default();
+    let roomy = world.engine(limits());
+    let engine = world.engine(EngineLimits { image_bytes_max: 3999, ..limits() });
+    runtime().block_on(async {
+        roomy.pull(request("app:19")).await.unwrap();
+        // The twentieth can never be unpacked: only being given up lets this end.
+        world.close(Step::Unpack);
+        let error = engine.pull(request("app:20")).await.unwrap_err();
+        let text = keelblock_actors::error::chain(&*error);
+        assert!(text.contains("3999 bytes") && text.contains("image_bytes_max"), "{text}");
+        world.fetching().wait_for(|count| *count == 0).await.unwrap();
+        assert_eq!(engine.images().await.unwrap().len(), 1);
+        world.open_all();
+        roomy.shutdown().await;
+        engine.shutdown().await;
+    });
+}
+
+#[test]
 fn a_waiter_that_leaves_does_not_take_the_fetch_from_the_others() {
     let world = World::default();
     let engine = world.engine(limits());
