@@ -494,6 +494,25 @@ pub const FLAGS: &[Flag] = &[
     limit!(archive_bytes_max, "BYTES", "An image archive, decompressed [default: 256G]", bytes),
     limit!(user_file_bytes_max, "BYTES", "Size of an image's /etc/passwd or /etc/group [default: 4M]", bytes),
     limit!(redirects_max, "N", "Redirects followed for a request [default: 5]", number),
+    limit!(
+        retries_max,
+        "N",
+        "Further attempts at a request to a registry that failed for now [default: 5]",
+        number
+    ),
+    limit!(
+        retry_pause,
+        "SECS",
+        "Pause before the first of them; the later ones double it [default: 500ms]",
+        seconds
+    ),
+    limit!(retry_pause_max, "SECS", "Longest of these pauses [default: 10]", seconds),
+    limit!(
+        retry_after_max,
+        "SECS",
+        "Longest pause that a registry may ask for (Retry-After); a longer one fails the pull [default: 60]",
+        seconds
+    ),
     limit!(connect_timeout, "SECS", "Until a connection stands [default: 10]", seconds),
     limit!(stall_timeout, "SECS", "Without a byte where some should come [default: 60]", seconds),
     limit!(

@@ -60,6 +60,16 @@ pub struct Limits {
     pub user_file_bytes_max: u64,
     /// Redirects followed for one request. 5.
     pub redirects_max: usize,
+    /// How often a question to a registry is asked again after a failure that may pass. 5: with the pauses below some
+    /// 15 s, in which a load balancer has found another server.
+    pub retries_max: usize,
+    /// The pause before the first retry; each is twice as long as the one before, less up to a half at random. 500 ms.
+    pub retry_pause: Duration,
+    /// The longest such pause. 10 s.
+    pub retry_pause_max: Duration,
+    /// The longest pause that a registry may ask for (`Retry-After`); asked for a longer one, the pull fails at once. 60 s:
+    /// whoever waits for a launch wants to be told.
+    pub retry_after_max: Duration,
     /// Until a connection stands. 10 s.
     pub connect_timeout: Duration,
     /// Without one byte on a connection that should bring some. 60 s (Mesos `fetcher_stall_timeout`).
@@ -97,6 +107,10 @@ impl Default for Limits {
             archive_bytes_max: 256 << 30,
             user_file_bytes_max: 4 << 20,
             redirects_max: 5,
+            retries_max: 5,
+            retry_pause: Duration::from_millis(500),
+            retry_pause_max: Duration::from_secs(10),
+            retry_after_max: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),
             answer_bytes_max: 64 << 10,

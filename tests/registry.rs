@@ -45,6 +45,8 @@ impl Rig {
         let source: DockerSource = docker_registry.parse().unwrap();
         let mut settings = RegistrySettings::new(Limits::default());
         settings.platform = "linux/amd64".parse().unwrap();
+        // Retries have tests of their own.
+        settings.limits.retries_max = 0;
         settings.default_registry = source.registry().cloned();
         change(&mut settings);
         let limits = settings.limits.clone();

@@ -28,7 +28,9 @@ pub fn reference(bytes: &[u8]) {
         assert_eq!(reference.tag.is_none() && reference.digest.is_none(), canonical.tag != reference.tag);
         let endpoint = Endpoint::of(reference, None, &InsecureRegistries::default());
         assert_eq!(endpoint, Endpoint::of(&canonical, None, &InsecureRegistries::default()));
-        assert!(!endpoint.server.contains(['/', '@', '?', '#', '\\']) && !endpoint.server.is_empty());
+        assert!(
+            !endpoint.host.server.contains(['/', '@', '?', '#', '\\']) && !endpoint.host.server.is_empty()
+        );
     }
     if let Ok(name) = text.parse::<ImageName>() {
         assert_eq!(name.to_string().parse::<ImageName>().as_ref(), Ok(&name));

@@ -1,61 +1,206 @@
-//! One question to a registry: the right endpoint, the right authorization, and every refusal in words.
+//! One question to a registry: its servers in turn, each with patience, the right authorization, and every refusal in
+//! words.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
-use hyper::header::{self, HeaderValue};
-use slog::debug;
+use hyper::Method;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use keelblock_actors::error::chain;
+use keelblock_actors::image::reference::Reference;
+use slog::{debug, info};
+use tokio::time::Instant;
 
 use super::auth::Grant;
 use super::client::State;
 use super::endpoint::{Endpoint, Scheme};
-use super::error::{Asked, RegistryError, Said};
+use super::error::{Asked, RegistryError, Said, Tried};
 use super::failure::HttpError;
-use super::http::{Answer, Get};
+use super::http::{Answer, Outgoing};
+use super::retry::{Pauses, retry_after};
 
 const WANTS_TLS: &str = "; it wants TLS: name it as https://... in --docker_registry";
 
+/// What a server must be able to do to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Tell what a tag means.
+    Resolve,
+    /// Give what a digest names.
+    Pull,
+}
+
+/// One question about a repository.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    /// What is asked, and in which repository.
+    pub(super) asked: Asked,
+    /// Its path in the API, below the repository: `manifests/latest`.
+    pub(super) what: String,
+    pub(super) method: Method,
+    pub(super) need: Need,
+    /// Besides those that every request has. With a `Range` among them the answer may be a 206.
+    pub(super) headers: HeaderMap,
+}
+
+impl Question {
+    /// A GET of something that a digest names.
+    pub(super) fn get(asked: Asked, what: String) -> Self {
+        Self { asked, what, method: Method::GET, need: Need::Pull, headers: HeaderMap::new() }
+    }
+
+    /// The same with a header.
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+}
+
+/// An answer, and who gave it.
+pub(super) struct Served {
+    /// Its status is 200, or 206 to a `Range`.
+    pub(super) answer: Answer,
+    pub(super) endpoint: Endpoint,
+}
+
 impl State {
-    /// The 200 answer to a GET of something of the repository.
-    pub(super) async fn get(
+    /// The answer of the first server that has one: mirrors in their order, then the registry itself. A server that fails
+    /// is asked again after a pause if it is the last, and soon left for the next if not.
+    ///
+    /// # Errors
+    /// What the last server said; [`RegistryError::Mirrors`] when others were tried before it.
+    pub(super) async fn get(&self, question: &Question) -> Result<Served, RegistryError> {
+        let endpoints = self.endpoints(question)?;
+        let mut tried: Vec<Tried> = Vec::new();
+        let count = endpoints.len();
+        for (place, endpoint) in endpoints.into_iter().enumerate() {
+            let last = place + 1 == count;
+            let server = endpoint.host.server.clone();
+            if !last && let Some(why) = self.health.is_out(&server) {
+                debug!(self.log, "mirror is left out for now"; "host" => &server, "error" => &why);
+                tried.push(Tried { server, why });
+                continue;
+            }
+            let error = match self.ask_with_patience(question, &endpoint, last).await {
+                Ok(answer) => {
+                    self.health.is_well(&server);
+                    let level = if endpoint.host.mirror { "mirror serves" } else { "registry serves" };
+                    debug!(self.log, "{}", level; "host" => &server, "what" => %question.asked,
+                        "registry" => &endpoint.registry);
+                    return Ok(Served { answer, endpoint });
+                }
+                Err(error) => error,
+            };
+            if error.is_of_the_connection() {
+                self.health.failed(&server, chain(&error));
+            }
+            if last {
+                return Err(match tried.is_empty() {
+                    true => error,
+                    false => RegistryError::Mirrors { last: Box::new(error), tried },
+                });
+            }
+            info!(self.log, "mirror failed, the next host is asked"; "host" => &server,
+                "what" => %question.asked, "error" => chain(&error));
+            tried.push(Tried { server, why: chain(&error) });
+        }
+        Err(RegistryError::NoHost { asked: question.asked.clone() })
+    }
+
+    /// The servers to ask, in order.
+    fn endpoints(&self, question: &Question) -> Result<Vec<Endpoint>, RegistryError> {
+        let reference = Reference {
+            registry: Some(question.asked.registry.clone()),
+            repository: question.asked.repository.clone(),
+            tag: None,
+            digest: None,
+        };
+        let own = Endpoint::of(&reference, self.settings.default_registry.as_ref(), &self.settings.insecure);
+        let over_tls = self.over_tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |endpoint: Endpoint| match endpoint.host.may_upgrade
+            && over_tls.contains(&endpoint.host.server)
+        {
+            true => endpoint.upgraded(),
+            false => endpoint,
+        };
+        let able = |endpoint: &Endpoint| match question.need {
+            Need::Resolve => endpoint.host.resolve,
+            Need::Pull => endpoint.host.pull,
+        };
+        Ok([own].into_iter().filter(able).map(known).collect())
+    }
+
+    async fn ask_with_patience(
         &self,
-        asked: &Asked,
+        question: &Question,
         endpoint: &Endpoint,
-        what: &str,
-        accept: Option<HeaderValue>,
+        last: bool,
     ) -> Result<Answer, RegistryError> {
-        let first = self.get_authorized(asked, endpoint, what, accept.clone()).await;
-        let wants_tls = endpoint.scheme == Scheme::Http && first.as_ref().is_err_and(wants_tls);
-        if !(wants_tls && endpoint.may_upgrade) {
+        let retries = if last { self.settings.limits.retries_max } else { 0 };
+        let mut pauses = Pauses::new(&self.settings.limits, retries);
+        loop {
+            let error = match self.get_in_any_scheme(question, endpoint).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let Some(pause) = pauses.before_next(&error) else { return Err(error) };
+            self.meter.retried(&endpoint.host.server);
+            info!(self.log, "registry is asked again after a pause"; "host" => &endpoint.host.server,
+                "what" => %question.asked, "pause_ms" => u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                "error" => chain(&error));
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn get_in_any_scheme(
+        &self,
+        question: &Question,
+        endpoint: &Endpoint,
+    ) -> Result<Answer, RegistryError> {
+        let first = self.get_authorized(question, endpoint).await;
+        let wants_tls = endpoint.host.scheme == Scheme::Http && first.as_ref().is_err_and(wants_tls);
+        if !(wants_tls && endpoint.host.may_upgrade) {
             return first;
         }
-        let second = self.get_authorized(asked, &endpoint.upgraded(), what, accept).await;
+        let second = self.get_authorized(question, &endpoint.upgraded()).await;
         // Only a server that cannot do TLS either is better explained by its first answer.
         if let Err(RegistryError::Http { source: HttpError::NotTls { .. }, .. }) = second {
             return first;
         }
-        debug!(self.log, "registry speaks TLS where plain http was expected"; "registry" => &endpoint.server);
-        self.over_tls.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.server.clone());
+        let server = &endpoint.host.server;
+        debug!(self.log, "registry speaks TLS where plain http was expected"; "host" => server);
+        self.over_tls.lock().unwrap_or_else(PoisonError::into_inner).insert(server.clone());
         second
     }
 
     async fn get_authorized(
         &self,
-        asked: &Asked,
+        question: &Question,
         endpoint: &Endpoint,
-        what: &str,
-        accept: Option<HeaderValue>,
     ) -> Result<Answer, RegistryError> {
-        let address =
-            endpoint.address(what).ok_or_else(|| RegistryError::Address { asked: asked.clone() })?;
+        let asked = &question.asked;
+        let address = endpoint
+            .address(&question.what)
+            .ok_or_else(|| RegistryError::Address { asked: asked.clone() })?;
+        let server = &endpoint.host.server;
         let mut grant = self.authorizer.known(endpoint).await;
         let mut renewed = false;
         loop {
-            debug!(self.log, "asking registry"; "registry" => &endpoint.server, "what" => %asked);
-            let get = Get { address: address.clone(), accept: accept.clone(), authorization: grant.header() };
-            let answer = self.http.get(get).await;
+            debug!(self.log, "asking registry"; "host" => server, "what" => %asked);
+            let outgoing = Outgoing {
+                method: question.method.clone(),
+                headers: question.headers.clone(),
+                authorization: grant.header(),
+                private: endpoint.host.headers.clone(),
+                trust: Arc::clone(&endpoint.host.trust),
+                ..Outgoing::get(address.clone())
+            };
+            let begun = Instant::now();
+            let answer = self.http.send(outgoing).await;
+            self.meter.answered(server, begun.elapsed(), answer.as_ref().ok().map(|answer| answer.status));
             let answer = answer.map_err(|source| RegistryError::Http { asked: asked.clone(), source })?;
             match answer.status.as_u16() {
                 200 => return Ok(answer),
+                206 if question.headers.contains_key(header::RANGE) => return Ok(answer),
                 // A challenge from where a redirect led is not this registry's to make.
                 401 if !renewed && !answer.redirected => {
                     let fresh = self.authorizer.renewed(&self.http, endpoint, &grant, &answer).await;
@@ -77,19 +222,20 @@ impl State {
     ) -> RegistryError {
         let status = answer.status.as_u16();
         let content_type = answer.header(header::CONTENT_TYPE).map(str::to_owned);
+        let wait = retry_after(answer.header(header::RETRY_AFTER));
         let body = answer.body.beginning(self.settings.limits.answer_bytes_max).await;
         let said = Said::in_body(&body, content_type.as_deref());
         let (asked, credentials) = (asked.clone(), grant.credentials.clone());
         match status {
             401 | 403 => RegistryError::Denied { asked, status, said, credentials },
             404 => RegistryError::NotFound { asked, said },
-            429 => RegistryError::TooMany { asked, said, credentials },
+            429 => RegistryError::TooMany { asked, said, credentials, wait },
             // What Go, nginx and Apache httpd say to plain http on a TLS port.
-            400 if endpoint.scheme == Scheme::Http && mentions_https(&body) => {
+            400 if endpoint.host.scheme == Scheme::Http && mentions_https(&body) => {
                 let hint = WANTS_TLS;
-                RegistryError::Status { asked, status, said, hint }
+                RegistryError::Status { asked, status, said, hint, wait }
             }
-            _ => RegistryError::Status { asked, status, said, hint: "" },
+            _ => RegistryError::Status { asked, status, said, hint: "", wait },
         }
     }
 }

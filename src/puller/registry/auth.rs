@@ -19,8 +19,9 @@ use super::credentials::{Credentials, Login, named};
 use super::endpoint::{Endpoint, Scheme};
 use super::error::Said;
 use super::failure::HttpError;
-use super::http::{Answer, Get, Http};
+use super::http::{Answer, Http, Outgoing};
 use super::location;
+use super::retry;
 use crate::limits::Limits;
 
 /// Lifetime of a token whose server states none: the distribution spec's default.
@@ -77,6 +78,17 @@ pub enum AuthError {
     /// See [`Credentials::login`].
     #[error("cannot read the credentials for it")]
     Credentials(#[source] Cause),
+}
+
+impl AuthError {
+    /// Whether the same question may have another answer later.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Http { source, .. } => retry::http_may_pass(source),
+            Self::Refused { status, .. } => retry::status_may_pass(*status),
+            _ => false,
+        }
+    }
 }
 
 /// What a request shows, and as whom.
@@ -171,7 +183,7 @@ impl Authorizer {
         let server = location::authority(&address);
         let authorization = login.as_ref().map(basic).transpose()?;
         let failed = |source| AuthError::Http { server: server.clone(), source };
-        let answer = http.get(Get { address, accept: None, authorization }).await.map_err(failed)?;
+        let answer = http.send(Outgoing { authorization, ..Outgoing::get(address) }).await.map_err(failed)?;
         let status = answer.status.as_u16();
         let limit = self.limits.answer_bytes_max;
         if status != 200 {
@@ -197,7 +209,7 @@ impl Authorizer {
     }
 
     fn slot(&self, endpoint: &Endpoint) -> Slot {
-        let key = (endpoint.server.clone(), endpoint.scheme, endpoint.repository.clone());
+        let key = (endpoint.host.server.clone(), endpoint.host.scheme, endpoint.repository.clone());
         let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
         if grants.len() > GRANTS_BEFORE_SWEEP && !grants.contains_key(&key) {
             grants.retain(|_, slot| {
@@ -257,7 +269,7 @@ fn token_address(endpoint: &Endpoint, challenge: &Challenge) -> Result<Uri, Auth
     }
     let address = address.parse().map_err(|_| wrong("that is no address"))?;
     let address = location::checked(address).map_err(wrong)?;
-    if endpoint.scheme == Scheme::Https && address.scheme_str() != Some("https") {
+    if endpoint.host.scheme == Scheme::Https && address.scheme_str() != Some("https") {
         return Err(wrong("that is plain http, and the registry itself is not"));
     }
     Ok(address)
@@ -284,16 +296,12 @@ fn encode(value: &str, into: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hosts::Host;
     use super::*;
 
     fn address(scheme: Scheme, challenge: &str) -> Result<String, String> {
-        let endpoint = Endpoint {
-            registry: "r.io".into(),
-            server: "r.io".into(),
-            scheme,
-            may_upgrade: false,
-            repository: "a/b".into(),
-        };
+        let host = Arc::new(Host::own("r.io", scheme));
+        let endpoint = Endpoint { registry: "r.io".into(), repository: "a/b".into(), host };
         let challenge = challenge::parse(challenge).remove(0);
         token_address(&endpoint, &challenge).map(|uri| uri.to_string()).map_err(|error| error.to_string())
     }

@@ -4,23 +4,25 @@
 //! that the registry itself states, if it does.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hyper::header::{self, HeaderName, HeaderValue};
 use keelblock_actors::error::{ResolveError, quote};
 use keelblock_actors::image::digest::Digest;
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{ImageIdentity, ImagePlan, LayerSource};
-use keelblock_actors::image::reference::Reference;
+use keelblock_actors::image::reference::{DEFAULT_REGISTRY, Reference};
 use keelblock_actors::ports::Blob;
 use slog::Logger;
 use tokio::runtime::Handle;
 
+use super::ask::{Need, Question, Served};
 use super::auth::Authorizer;
 use super::blob;
-use super::endpoint::Endpoint;
 use super::error::{Asked, RegistryError};
+use super::health::Health;
 use super::http::{Answer, Http};
+use super::meter::Meter;
 use super::{RegistrySettings, Task};
 use crate::provider::manifest::{self, Descriptor, Parsed};
 
@@ -46,6 +48,14 @@ pub(super) struct State {
     pub(super) authorizer: Authorizer,
     /// Servers on loopback, or insecure ones, that turned out to speak TLS.
     pub(super) over_tls: Mutex<HashSet<String>>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) health: Health,
+}
+
+/// A repository, with every default of its name filled in.
+pub(super) struct Place {
+    registry: String,
+    repository: String,
 }
 
 /// A manifest or index, verified.
@@ -63,7 +73,15 @@ impl RegistryClient {
         let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
         Self {
             handle,
-            state: Arc::new(State { settings, log, http, authorizer, over_tls: Mutex::default() }),
+            state: Arc::new(State {
+                settings,
+                log,
+                http,
+                authorizer,
+                over_tls: Mutex::default(),
+                meter: Arc::default(),
+                health: Health::default(),
+            }),
         }
     }
 
@@ -88,9 +106,9 @@ impl RegistryClient {
     ) -> impl Future<Output = Result<ImagePlan, ResolveError>> + Send + 'static {
         let state = self.state.clone();
         let image = name.clone();
-        let endpoint = state.endpoint(&reference);
-        let asked = asked(&endpoint, "manifest", name_of(&reference));
-        let task = Task::spawn(&self.handle, async move { state.resolve(name, &reference, &endpoint).await });
+        let place = state.place(&reference);
+        let asked = asked(&place, "manifest", name_of(&reference));
+        let task = Task::spawn(&self.handle, async move { state.resolve(name, &reference, &place).await });
         async move {
             let place = format!("registry {}", asked.registry);
             let wanted = asked.clone();
@@ -99,7 +117,7 @@ impl RegistryClient {
             };
             task.await.unwrap_or_else(lost).map_err(|error| match error {
                 // An image whose config or platform manifest is missing is there, and broken.
-                RegistryError::NotFound { ref asked, .. } if *asked == wanted => {
+                error if matches!(error.of_the_last(), RegistryError::NotFound { asked, .. } if *asked == wanted) => {
                     ResolveError::NotFound { image, place, source: Some(error.into()) }
                 }
                 error => ResolveError::Failed { image, source: error.into() },
@@ -119,12 +137,13 @@ impl RegistryClient {
         size: Option<u64>,
     ) -> impl Future<Output = Result<Blob, RegistryError>> + Send + 'static {
         let state = self.state.clone();
-        let endpoint = state.endpoint(&reference);
-        let asked = asked(&endpoint, "blob", digest.to_string());
+        let place = state.place(&reference);
+        let asked = asked(&place, "blob", digest.to_string());
         let context = asked.clone();
         let task = Task::spawn(&self.handle, async move {
-            let path = format!("blobs/{digest}");
-            let answer = state.get(&asked, &endpoint, &path, None).await?;
+            let question = Question::get(asked.clone(), format!("blobs/{digest}"));
+            let Served { answer, endpoint } = state.get(&question).await?;
+            slog::info!(state.log, "blob comes"; "host" => &endpoint.host.server, "what" => %asked);
             let length = answer.body.size();
             if let (Some(expected), Some(actual)) = (size, length)
                 && expected != actual
@@ -143,14 +162,11 @@ impl RegistryClient {
 }
 
 impl State {
-    fn endpoint(&self, reference: &Reference) -> Endpoint {
-        let endpoint =
-            Endpoint::of(reference, self.settings.default_registry.as_ref(), &self.settings.insecure);
-        let over_tls = self.over_tls.lock().unwrap_or_else(PoisonError::into_inner);
-        if endpoint.may_upgrade && over_tls.contains(&endpoint.server) {
-            endpoint.upgraded()
-        } else {
-            endpoint
+    fn place(&self, reference: &Reference) -> Place {
+        let canonical = reference.canonical();
+        Place {
+            registry: canonical.registry.unwrap_or_else(|| DEFAULT_REGISTRY.to_owned()),
+            repository: canonical.repository,
         }
     }
 
@@ -158,12 +174,12 @@ impl State {
         &self,
         name: ImageName,
         reference: &Reference,
-        endpoint: &Endpoint,
+        place: &Place,
     ) -> Result<ImagePlan, RegistryError> {
         let limits = &self.settings.limits;
         let wanted = name_of(reference);
-        let mut at = asked(endpoint, "manifest", wanted.clone());
-        let mut document = self.manifest(&at, endpoint, reference.digest.as_ref(), None).await?;
+        let mut at = asked(place, "manifest", wanted.clone());
+        let mut document = self.manifest(&at, reference.digest.as_ref(), None).await?;
         let mut indexes = 0;
         let image = loop {
             let unusable = |source| RegistryError::Manifest { asked: at.clone(), source };
@@ -174,25 +190,25 @@ impl State {
             };
             indexes += 1;
             if indexes > limits.index_depth_max {
-                let asked = asked(endpoint, "manifest", wanted);
+                let asked = asked(place, "manifest", wanted);
                 return Err(RegistryError::TooDeep { asked, limit: limits.index_depth_max });
             }
             let entry = index.choose(&self.settings.platform).map_err(unusable)?;
-            at = asked(endpoint, "manifest", entry.digest.to_string());
-            document = self.manifest(&at, endpoint, Some(&entry.digest), Some(entry)).await?;
+            at = asked(place, "manifest", entry.digest.to_string());
+            document = self.manifest(&at, Some(&entry.digest), Some(entry)).await?;
         };
-        let config_at = asked(endpoint, "config", image.config.digest.to_string());
-        let bytes = self.config(&config_at, endpoint, &image.config).await?;
+        let config_at = asked(place, "config", image.config.digest.to_string());
+        let bytes = self.config(&config_at, &image.config).await?;
         let config = manifest::parse_config(&bytes)
             .map_err(|source| RegistryError::Manifest { asked: config_at, source })?;
         let identity = ImageIdentity { name, manifest: document.digest, config: image.config.digest.clone() };
-        let place = Reference {
-            registry: Some(endpoint.registry.clone()),
-            repository: endpoint.repository.clone(),
+        let whole = Reference {
+            registry: Some(place.registry.clone()),
+            repository: place.repository.clone(),
             tag: None,
             digest: None,
         };
-        manifest::plan(identity, &image, config, limits, |_| LayerSource::Registry(place.clone()))
+        manifest::plan(identity, &image, config, limits, |_| LayerSource::Registry(whole.clone()))
             .map_err(|source| RegistryError::Manifest { asked: at, source })
     }
 
@@ -200,7 +216,6 @@ impl State {
     async fn manifest(
         &self,
         asked: &Asked,
-        endpoint: &Endpoint,
         digest: Option<&Digest>,
         entry: Option<&Descriptor>,
     ) -> Result<Document, RegistryError> {
@@ -208,8 +223,12 @@ impl State {
         if let Some(size) = entry.map(|entry| entry.size).filter(|&size| size > limit) {
             return Err(RegistryError::TooLarge { asked: asked.clone(), size, limit, flag });
         }
-        let accept = Some(HeaderValue::from_static(ACCEPT));
-        let answer = self.get(asked, endpoint, &format!("manifests/{}", asked.name), accept).await?;
+        let question = Question::get(asked.clone(), format!("manifests/{}", asked.name));
+        let question = Question {
+            need: if digest.is_some() { Need::Pull } else { Need::Resolve },
+            ..question.header(header::ACCEPT, HeaderValue::from_static(ACCEPT))
+        };
+        let Served { answer, .. } = self.get(&question).await?;
         let encoding = answer.header(header::CONTENT_ENCODING);
         if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
             return Err(RegistryError::Encoded { asked: asked.clone(), encoding: quote(encoding) });
@@ -240,18 +259,14 @@ impl State {
         Ok(Document { bytes, media_type: media_type.or(content_type), digest })
     }
 
-    async fn config(
-        &self,
-        asked: &Asked,
-        endpoint: &Endpoint,
-        config: &Descriptor,
-    ) -> Result<Vec<u8>, RegistryError> {
+    async fn config(&self, asked: &Asked, config: &Descriptor) -> Result<Vec<u8>, RegistryError> {
         let (limit, flag) = (self.settings.limits.config_bytes_max, "config_bytes_max");
         if config.size > limit {
             let (asked, size) = (asked.clone(), config.size);
             return Err(RegistryError::TooLarge { asked, size, limit, flag });
         }
-        let answer = self.get(asked, endpoint, &format!("blobs/{}", config.digest), None).await?;
+        let question = Question::get(asked.clone(), format!("blobs/{}", config.digest));
+        let Served { answer, .. } = self.get(&question).await?;
         let wrong_size =
             |actual| RegistryError::WrongSize { asked: asked.clone(), expected: config.size, actual };
         if let Some(actual) = answer.body.size().filter(|&actual| actual != config.size) {
@@ -277,8 +292,8 @@ impl State {
     }
 }
 
-fn asked(endpoint: &Endpoint, what: &'static str, name: String) -> Asked {
-    Asked { what, name, repository: endpoint.repository.clone(), registry: endpoint.registry.clone() }
+fn asked(place: &Place, what: &'static str, name: String) -> Asked {
+    Asked { what, name, repository: place.repository.clone(), registry: place.registry.clone() }
 }
 
 /// What the registry is asked by: the digest where there is one, else the tag.

@@ -5,13 +5,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use hyper::Uri;
 use keelblock_actors::error::quote;
 use keelblock_actors::image::reference::{DEFAULT_REGISTRY, Reference};
 
-/// Where Docker Hub answers.
-const HUB: &str = "registry-1.docker.io";
+use super::hosts::Host;
 
 /// How a registry is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,23 +119,19 @@ impl InsecureRegistries {
     }
 }
 
-/// A registry to ask, and a repository in it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A repository of a registry, and a server to ask for it: the registry's own, or a mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The registry as names have it: `docker.io`, `127.0.0.1:5000`.
     pub registry: String,
-    /// The server: `registry-1.docker.io`, `127.0.0.1:5000`.
-    pub server: String,
-    /// How to speak to it.
-    pub scheme: Scheme,
-    /// Plain http is a guess from where the server is, so one that turns out to want TLS may be given it.
-    pub may_upgrade: bool,
     /// The repository, with `library/` where Docker Hub's rule applies.
     pub repository: String,
+    /// The server to ask.
+    pub host: Arc<Host>,
 }
 
 impl Endpoint {
-    /// The endpoint of a reference, in canonical form or not; one without registry is Docker Hub's.
+    /// The registry's own server for a reference, in canonical form or not; one without registry is Docker Hub's.
     pub fn of(
         reference: &Reference,
         default_registry: Option<&RegistryUrl>,
@@ -146,27 +142,29 @@ impl Endpoint {
         let written = default_registry.filter(|url| url.host == registry.to_ascii_lowercase());
         let written = written.and_then(|url| url.scheme);
         let plain = insecure.contains(&registry) || is_loopback(&registry);
-        Self {
-            server: if registry == DEFAULT_REGISTRY { HUB.to_owned() } else { registry.clone() },
-            scheme: written.unwrap_or(if plain { Scheme::Http } else { Scheme::Https }),
-            may_upgrade: written.is_none(),
-            repository: canonical.repository,
-            registry,
-        }
+        let scheme = written.unwrap_or(if plain { Scheme::Http } else { Scheme::Https });
+        let host = Host { may_upgrade: written.is_none(), ..Host::own(&registry, scheme) };
+        Self { host: Arc::new(host), repository: canonical.repository, registry }
     }
 
     /// The same over TLS.
     pub(super) fn upgraded(&self) -> Self {
-        Self { scheme: Scheme::Https, may_upgrade: false, ..self.clone() }
+        let host = Host { scheme: Scheme::Https, may_upgrade: false, ..(*self.host).clone() };
+        Self { host: Arc::new(host), ..self.clone() }
     }
 
     /// The address of something of the repository: `manifests/latest`, `blobs/sha256:...`. `None` when host and path make no
     /// address, which names that were parsed never do.
     pub(super) fn address(&self, what: &str) -> Option<Uri> {
-        let path = format!("/v2/{}/{what}", self.repository);
+        let mut path = format!("{}/{}/{what}", self.host.path, self.repository);
+        if self.host.mirror {
+            // What containerd tells mirrors, and Spegel, Dragonfly and Kraken listen to.
+            path.push_str("?ns=");
+            path.push_str(&self.registry);
+        }
         Uri::builder()
-            .scheme(self.scheme.text())
-            .authority(self.server.as_str())
+            .scheme(self.host.scheme.text())
+            .authority(self.host.server.as_str())
             .path_and_query(path)
             .build()
             .ok()

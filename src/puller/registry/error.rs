@@ -1,8 +1,9 @@
 //! Why a registry did not give what was asked of it, in its own words where it has some.
 
 use std::fmt;
+use std::time::Duration;
 
-use keelblock_actors::error::quote;
+use keelblock_actors::error::{chain, quote};
 use keelblock_actors::image::digest::Digest;
 use serde::Deserialize;
 
@@ -111,7 +112,7 @@ pub enum RegistryError {
     },
     /// The registry limits how often it is asked.
     #[error(
-        "registry {} limits requests and refuses {asked} for now (HTTP 429){said}; asked {credentials}, try again later", asked.registry
+        "registry {} limits requests and refuses {asked} for now (HTTP 429){said}; asked {credentials}, try again {}", asked.registry, later(*wait)
     )]
     TooMany {
         /// What was asked.
@@ -120,6 +121,8 @@ pub enum RegistryError {
         said: Said,
         /// As whom it was asked.
         credentials: String,
+        /// For how long it wants to be left alone.
+        wait: Option<Duration>,
     },
     /// Any other answer than 200.
     #[error("registry {} answers HTTP {status} when asked for {asked}{said}{hint}", asked.registry)]
@@ -132,6 +135,22 @@ pub enum RegistryError {
         said: Said,
         /// What to do, beginning with `; `, or nothing.
         hint: &'static str,
+        /// For how long it wants to be left alone.
+        wait: Option<Duration>,
+    },
+    /// Neither mirrors nor the registry gave it.
+    #[error("{}; before that {}", chain(last), list(tried))]
+    Mirrors {
+        /// What became of the last of them, which is the registry itself unless it is switched off.
+        last: Box<RegistryError>,
+        /// The mirrors that were tried before.
+        tried: Vec<Tried>,
+    },
+    /// Mirrors are set up, but none that may be asked for this.
+    #[error("no host is set up that may be asked for {asked} of registry {}", asked.registry)]
+    NoHost {
+        /// What would have been asked.
+        asked: Asked,
     },
     /// No token or credentials to show.
     #[error("cannot authenticate to registry {} for {asked}", asked.registry)]
@@ -232,12 +251,39 @@ pub enum RegistryError {
     },
 }
 
+/// A mirror that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// `host:port`.
+    pub server: String,
+    /// What became of it.
+    pub why: String,
+}
+
+fn list(tried: &[Tried]) -> String {
+    let one = |tried: &Tried| format!("mirror {}: {}", tried.server, tried.why);
+    tried.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+fn later(wait: Option<Duration>) -> String {
+    wait.map_or_else(|| "later".to_owned(), |wait| format!("in {} s", wait.as_secs()))
+}
+
 impl RegistryError {
+    /// What the last server said, whatever others said before it.
+    pub fn of_the_last(&self) -> &Self {
+        match self {
+            Self::Mirrors { last, .. } => last.of_the_last(),
+            own => own,
+        }
+    }
+
     /// Whether the connection failed, rather than the registry refused or lied.
     pub fn is_of_the_connection(&self) -> bool {
         match self {
             Self::Http { source, .. } => source.is_of_the_connection(),
             Self::Lost { .. } => true,
+            Self::Mirrors { last, .. } => last.is_of_the_connection(),
             Self::Auth { source: AuthError::Http { source, .. }, .. } => source.is_of_the_connection(),
             _ => false,
         }

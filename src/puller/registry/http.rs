@@ -1,17 +1,18 @@
-//! One GET: connections reused, time limits that follow progress, redirects.
+//! One request: connections reused, time limits that follow progress, redirects.
 //!
 //! `Authorization` goes to the server it was made for and nowhere else: no request after a redirect carries it, not even
 //! one to the same server (signed addresses of object stores refuse to be asked both ways; MESOS-5172). A redirect never leads from
 //! https to http. Queries are never printed: they are signatures.
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,7 +22,8 @@ use tokio::sync::OnceCell;
 
 use super::body::Body;
 use super::failure::{HttpError, Innermost};
-use super::{location, tls};
+use super::location;
+use super::tls::{self, Trust};
 use crate::limits::Limits;
 
 /// Largest read from a connection, and so the largest piece of a body and the largest head of an answer.
@@ -29,11 +31,33 @@ const READ_BYTES_MAX: usize = 128 << 10;
 /// How long a connection is kept for the next request.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// What to get.
-pub(super) struct Get {
+/// What to ask.
+pub(super) struct Outgoing {
+    pub(super) method: Method,
     pub(super) address: Uri,
-    pub(super) accept: Option<HeaderValue>,
+    /// Goes to whoever answers in the end: `Accept`, `Range`.
+    pub(super) headers: HeaderMap,
+    /// Goes to the server of `address` and nowhere else.
     pub(super) authorization: Option<HeaderValue>,
+    /// Goes to the server of `address` and nowhere else: headers of `hosts.toml`.
+    pub(super) private: HeaderMap,
+    pub(super) body: Bytes,
+    /// Whom to believe there, and who to be.
+    pub(super) trust: Arc<Trust>,
+}
+
+impl Outgoing {
+    pub(super) fn get(address: Uri) -> Self {
+        Self {
+            method: Method::GET,
+            address,
+            headers: HeaderMap::new(),
+            authorization: None,
+            private: HeaderMap::new(),
+            body: Bytes::new(),
+            trust: Arc::default(),
+        }
+    }
 }
 
 /// An answer whose head is here and whose body comes.
@@ -54,8 +78,8 @@ impl Answer {
 
 /// The HTTP client. Making one opens no socket and reads no file.
 pub(super) struct Http {
-    plain: Client<HttpConnector, Empty<Bytes>>,
-    over_tls: OnceCell<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>>,
+    plain: Client<HttpConnector, Full<Bytes>>,
+    over_tls: OnceCell<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
     ca_file: Option<PathBuf>,
     connect: Duration,
     stall: Duration,
@@ -74,22 +98,30 @@ impl Http {
         }
     }
 
-    /// The answer to a GET, whatever its status, after any redirects.
-    pub(super) async fn get(&self, get: Get) -> Result<Answer, HttpError> {
-        let Get { mut address, accept, mut authorization } = get;
+    /// The answer, whatever its status, after any redirects.
+    pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Answer, HttpError> {
+        let Outgoing { mut method, mut address, headers, authorization, private, mut body, trust } = outgoing;
+        let _ = trust;
+        let mut own = private;
+        own.extend(authorization.map(|authorization| (header::AUTHORIZATION, authorization)));
         let mut seen = HashSet::from([address.to_string()]);
         loop {
             let authority = location::authority(&address);
-            let response = self.once(&address, accept.as_ref(), authorization.take()).await?;
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = address.clone();
+            *request.headers_mut() = headers.clone();
+            request.headers_mut().extend(std::mem::take(&mut own));
+            let response = self.once(&address, request).await?;
             let (head, incoming) = response.into_parts();
-            let body = Body::new(incoming, authority.clone(), self.stall);
+            let answer = Body::new(incoming, authority.clone(), self.stall);
             let target = match head.status.as_u16() {
                 301 | 302 | 303 | 307 | 308 => head.headers.get(header::LOCATION),
                 _ => None,
             };
             let Some(target) = target else {
                 let redirected = seen.len() > 1;
-                return Ok(Answer { status: head.status, headers: head.headers, redirected, body });
+                return Ok(Answer { status: head.status, headers: head.headers, redirected, body: answer });
             };
             let text = String::from_utf8_lossy(target.as_bytes());
             let next = location::resolve(&address, &text).map_err(|why| {
@@ -107,7 +139,11 @@ impl Http {
             if seen.len() > self.redirects_max + 1 {
                 return Err(HttpError::TooManyRedirects { authority, limit: self.redirects_max });
             }
-            body.drain().await;
+            answer.drain().await;
+            // RFC 9110 section 15.4: 307 and 308 keep the method. No secret of a form goes where a redirect leads.
+            if method == Method::POST {
+                (method, body) = (Method::GET, Bytes::new());
+            }
             address = next;
         }
     }
@@ -115,11 +151,8 @@ impl Http {
     async fn once(
         &self,
         address: &Uri,
-        accept: Option<&HeaderValue>,
-        authorization: Option<HeaderValue>,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<hyper::Response<Incoming>, HttpError> {
-        let mut request = Request::new(Empty::new());
-        *request.uri_mut() = address.clone();
         let headers = request.headers_mut();
         headers.insert(
             header::USER_AGENT,
@@ -127,8 +160,6 @@ impl Http {
         );
         // Digests are of the bytes as they lie in the registry.
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.extend(accept.map(|accept| (header::ACCEPT, accept.clone())));
-        headers.extend(authorization.map(|authorization| (header::AUTHORIZATION, authorization)));
         let response = match address.scheme_str() {
             Some("https") => self.over_tls().await?.request(request),
             _ => self.plain.request(request),
@@ -139,7 +170,7 @@ impl Http {
         }
     }
 
-    async fn over_tls(&self) -> Result<&Client<HttpsConnector<HttpConnector>, Empty<Bytes>>, HttpError> {
+    async fn over_tls(&self) -> Result<&Client<HttpsConnector<HttpConnector>, Full<Bytes>>, HttpError> {
         let made = self.over_tls.get_or_try_init(|| async {
             let (ca_file, connect) = (self.ca_file.clone(), self.connect);
             let connector = move || tls::connector(ca_file.as_deref(), tcp(connect));

@@ -11,7 +11,8 @@
 //! - `http`: one GET with redirects; `body`: what comes, under limits; `location`: where a redirect leads; `tls`: whom to
 //!   trust; `failure`: why nothing came;
 //! - `challenge`, `credentials` and `auth`: what a 401 asks for, who we are, and the tokens that answer it;
-//! - `ask`: one question, with all of these;
+//! - `hosts`: the servers of a registry, mirrors first; `health`: which of them are left out for a while;
+//! - `ask`: one question, with all of these; `retry`: whether it is asked again, and when; `meter`: counts;
 //! - `client`: manifests, indexes and configs, verified;
 //! - `blob`: a body on its way to a thread that reads it.
 //!
@@ -33,8 +34,12 @@ mod error;
 mod failure;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod health;
+mod hosts;
 mod http;
 mod location;
+mod meter;
+mod retry;
 mod task;
 mod tls;
 
@@ -50,8 +55,10 @@ pub use auth::AuthError;
 pub use client::RegistryClient;
 pub use credentials::{Credentials, Login, LoginFor, NoCredentials, ParseLoginError, Secret};
 pub use endpoint::{Endpoint, EndpointError, InsecureRegistries, RegistryUrl, Scheme};
-pub use error::{Asked, RegistryError, Said};
+pub use error::{Asked, RegistryError, Said, Tried};
 pub use failure::{HttpError, Innermost};
+pub use hosts::Host;
+pub use meter::{HostMetrics, Meter};
 pub(crate) use task::Task;
 pub use tls::TlsError;
 

@@ -14,6 +14,18 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+/// Whom to believe at a server, and who to be, besides what holds everywhere (the system's authorities, `--registry_ca`).
+/// Servers of equal trust share connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Trust {
+    /// Certificate authorities, PEM files.
+    pub(super) ca: Vec<PathBuf>,
+    /// Client certificates: PEM files with a certificate chain and its key, which may lie in one file.
+    pub(super) client: Vec<(PathBuf, PathBuf)>,
+    /// Any certificate will do: `skip_verify` of `hosts.toml`.
+    pub(super) skip_verify: bool,
+}
+
 /// Why TLS cannot be spoken at all.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
