@@ -446,11 +446,11 @@ pub const FLAGS: &[Flag] = &[
         "Launches under way at once; one more is refused as busy [default: 1024]",
         at_least_one
     ),
-    limit!(fetches_max, "N", "Blobs fetched at once [default: 6]", at_least_one),
+    limit!(fetches_max, "N", "Blobs fetched at once from one registry [default: 6]", at_least_one),
     limit!(
         unpacks_max,
         "N",
-        "Layers unpacked at once [default: one per processor, no fewer than fetches]",
+        "Layers unpacked at once [default: one per processor, no fewer than four times fetches_max]",
         number
     ),
     limit!(copies_max, "N", "Trees copied at once by the copy backend [default: 2]", at_least_one),

@@ -8,10 +8,11 @@ pub struct Limits {
     /// Launches and provisions under way at once; one more is refused as busy. 1024: each holds a few
     /// descriptors and a mailbox slot, well below the usual 4096 open files with four per launch.
     pub launches_max: usize,
-    /// Blobs fetched at once. 6: enough to fill a link from one registry without being throttled by it.
+    /// Blobs fetched at once from one registry. 6: enough to fill a link from it without being throttled by it.
     pub fetches_max: usize,
     /// Layers unpacked at once, each on a thread that waits for the network most of the time. 0 = as many as
-    /// processors, but not fewer than `fetches_max`: a blob is unpacked while it comes, so fewer would hold fetches up.
+    /// processors, but not fewer than four times `fetches_max`: a blob is unpacked while it comes, so three registries that
+    /// give no byte still leave room for a fourth.
     pub unpacks_max: usize,
     /// Trees copied at once by the copy backend. 2: the disk is the limit, not the processor.
     pub copies_max: usize,
@@ -120,10 +121,12 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// How many layers are unpacked at once: `unpacks_max`, or one per processor and no fewer than fetches.
+    /// How many layers are unpacked at once: `unpacks_max`, or one per processor and no fewer than four registries fetch.
     pub fn unpack_threads(&self) -> usize {
         match self.unpacks_max {
-            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()).max(self.fetches_max),
+            0 => {
+                std::thread::available_parallelism().map_or(1, |cores| cores.get()).max(4 * self.fetches_max)
+            }
             n => n,
         }
     }

@@ -39,6 +39,7 @@ pub mod error;
 pub mod fakes;
 pub mod flight;
 pub mod image;
+mod lanes;
 pub mod launch;
 pub mod messages;
 pub mod pool;

@@ -4,9 +4,10 @@
 //! from an archive at once. A flight claims the layer in the store (which settles it with other processes), opens the
 //! blob, and has the store unpack it while the bytes come.
 //!
-//! It takes the slot of its unpack first and the slot of its fetch second: a connection is never opened before there is
-//! a thread that drains it, so none runs into a timeout in a queue. The fetch's slot goes with the last byte, not with
-//! the fsync and the rename that follow.
+//! It takes its place in the lane of its source first and the slot of its unpack second, and then opens the blob: a
+//! connection is never opened before there is a thread that drains it, so none runs into a timeout in a queue; and a registry that
+//! is slow fills its own lane, which is narrower than the pool. The place in the lane goes with the last byte, not with the
+//! fsync and the rename that follow.
 
 use std::cell::{Cell, RefCell};
 use std::io::Read;
@@ -17,11 +18,12 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use futures_util::FutureExt;
 use slog::Logger;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::error::{JobLost, PullError};
+use crate::error::PullError;
 use crate::flight::Flights;
 use crate::image::plan::{LayerKey, LayerSpec};
+use crate::lanes::Lanes;
 use crate::messages::{PullLayer, Pulled, PulledLayer};
 use crate::pool::{Pool, caught, guarded};
 use crate::ports::{Claim, Puller, Staging, Store};
@@ -44,7 +46,7 @@ pub(crate) struct PullDeps {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) disk: Pool,
     pub(crate) unpack: Pool,
-    pub(crate) fetches: Arc<Semaphore>,
+    pub(crate) lanes: Lanes,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) log: Logger,
 }
@@ -106,11 +108,9 @@ async fn pull(d: Rc<PullDeps>, port: Arc<dyn Puller>, layer: &LayerSpec) -> Resu
         }
         Ours(staging) => staging,
     };
+    let permit = d.lanes.enter(&layer.source).await?;
     let slot = d.unpack.slot().await?;
-    // Bytes move from here on: at most so many at once.
-    let Ok(permit) = d.fetches.clone().acquire_owned().await else {
-        return Err(JobLost::Shutdown { pool: "fetch" }.into());
-    };
+    // Bytes move from here on.
     told.tell(LayerEvent::Started { total: layer.blob.size });
     let blob = port.open(layer).await?;
     // Dropped with this future: the reader on the pool thread then ends even while it waits for bytes.

@@ -22,13 +22,14 @@ use std::thread::JoinHandle;
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message, System};
 use slog::{Logger, o};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::backend::BackendActor;
 use crate::container::{BackendName, ContainerId, ContainerSpec, ExitStatus};
 use crate::containerizer::{ContainerizerActor, ContainerizerDeps, DestroyAll};
 use crate::error::{ContainerError, Gone, JobLost, ProvisionError, StoreError};
 use crate::image::name::ImageRequest;
+use crate::lanes::Lanes;
 use crate::messages::{
     Destroy, Exec, Executed, Kill, Launch, List, ProvisionContainer, Provisioned, Prune, PruneError, Pull,
     PulledImage, Recover, RunningContainer, Wait,
@@ -52,7 +53,7 @@ pub(crate) const MAILBOX: usize = 4096;
 pub struct EngineLimits {
     /// Launches and provisions under way; one more is refused.
     pub launches_max: usize,
-    /// Blobs whose bytes move.
+    /// Blobs whose bytes move, of one registry.
     pub fetches_max: usize,
     /// Layers being unpacked, a thread each.
     pub unpacks_max: usize,
@@ -279,7 +280,7 @@ pub(crate) fn start_actors(parts: EngineParts) -> (Addr<ProvisionerActor>, Addr<
         store: store.clone(),
         disk: disk.clone(),
         unpack: Pool::new("unpack", limits.unpacks_max),
-        fetches: Arc::new(Semaphore::new(limits.fetches_max.clamp(1, Semaphore::MAX_PERMITS))),
+        lanes: Lanes::new(limits.fetches_max),
         observer,
         log: child("puller"),
     });

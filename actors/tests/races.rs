@@ -292,6 +292,30 @@ fn no_connection_is_opened_before_there_is_a_thread_to_drain_it() {
 }
 
 #[test]
+fn a_registry_that_gives_nothing_holds_up_no_pull_from_another() {
+    let world = World::default();
+    with_engine(&world, EngineLimits { fetches_max: 2, unpacks_max: 8, ..limits() }, async |engine| {
+        world.close(Step::Open);
+        let watch = async {
+            world.reached(Step::Open, 2).await;
+            for _ in 0..50 {
+                let _ = engine.list().await;
+            }
+            assert_eq!(world.count(Step::Open), 2, "a registry is asked for two blobs at once");
+            let other = engine.pull(request("other.io/data:2"));
+            let both = async {
+                world.reached(Step::Open, 4).await;
+                world.open_all();
+            };
+            let (other, ()) = tokio::join!(other, both);
+            assert_eq!(other.unwrap().layers_fetched, 2);
+        };
+        let (slow, ()) = tokio::join!(engine.pull(request("slow.io/app:20")), watch);
+        assert_eq!(slow.unwrap().layers_fetched, 20);
+    });
+}
+
+#[test]
 fn the_observer_hears_every_layer_begin_and_end() {
     let world = World::default();
     with_engine(&world, limits(), async |engine| {
