@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use keelblock_actors::container::{ContainerId, ContainerSpec, ExitStatus, VolumeSource};
 use keelblock_actors::error::{ContainerError, ProvisionError, RecordError, StoreError};
-use keelblock_actors::image::name::{ImageName, ImageRequest};
+use keelblock_actors::image::name::{ImageName, ImageRequest, PullPolicy};
 use keelblock_actors::messages::{Executed, Provisioned, PruneError, PulledImage, RunningContainer};
 use keelblock_actors::ports::{ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller};
 use keelblock_actors::progress::Observer;
@@ -87,6 +87,8 @@ pub struct Agent {
     engine: Engine,
     launcher: Arc<LinuxLauncher>,
     source: DockerSource,
+    /// For requests that do not say.
+    policy: Option<PullPolicy>,
     io: Option<tokio::runtime::Runtime>,
     /// Removes what was moved away.
     collector: Collector,
@@ -224,6 +226,7 @@ impl Agent {
             log: log.clone(),
             limits: EngineLimits {
                 launches_max: limits.launches_max,
+                authorize_stored: config.authorize_stored_images,
                 fetches_max: limits.fetches_max,
                 unpacks_max: limits.unpack_threads(),
                 copies_max: limits.copies_max,
@@ -237,6 +240,7 @@ impl Agent {
             engine,
             launcher,
             source,
+            policy: config.image_pull_policy,
             io: Some(io),
             collector,
             settler,
@@ -255,7 +259,8 @@ impl Agent {
     }
 
     fn request(&self, request: ImageRequest) -> ImageRequest {
-        ImageRequest { name: self.canonical(&request.name), ..request }
+        let policy = request.policy.or(self.policy);
+        ImageRequest { name: self.canonical(&request.name), policy, ..request }
     }
 
     /// Brings an image into the store.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keelblock_actors::container::BackendName;
+use keelblock_actors::image::name::PullPolicy;
 use keelblock_actors::launch::CapabilitySet;
 
 use crate::limits::Limits;
@@ -35,6 +36,10 @@ pub struct Config {
     pub scrub_interval: Option<Duration>,
     /// Bytes a second that are read for it; `None` = [`SCRUB_RATE`] in the background, no limit for `keelblock scrub`.
     pub scrub_rate: Option<u64>,
+    /// When sources of images are asked; `None` = when an image is missing, and by `keelblock pull` always.
+    pub image_pull_policy: Option<PullPolicy>,
+    /// Whether an image in the store is given only to those to whom its registry gives it now.
+    pub authorize_stored_images: bool,
     /// Credentials `USER:PASSWORD` for registries.
     pub docker_auth: Option<Secret>,
     /// More certificate authorities, PEM.
@@ -303,6 +308,26 @@ pub const FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        name: "image_pull_policy",
+        value: "WHEN",
+        help: "When the source of an image is asked: always, missing (when the image is not whole in the store) or never [default: missing; for `pull` always]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.image_pull_policy = Some(text.parse().map_err(|error| format!("{error}"))?);
+            Ok(())
+        },
+    },
+    Flag {
+        name: "authorize_stored_images",
+        value: "",
+        help: "Give an image or layer that is in the store only to those whose credentials its registry accepts for it: the registry is asked each time, mirrors are not",
+        heading: IMAGES,
+        set: |config, text| {
+            config.authorize_stored_images = boolean(text)?;
+            Ok(())
+        },
+    },
+    Flag {
         name: "docker_auth",
         value: "USER:PASSWORD",
         help: "Credentials for registries that ask for some; file:///PATH reads them from a file",
@@ -536,6 +561,8 @@ impl Default for Config {
             layer_form: LayerForm::default(),
             scrub_interval: None,
             scrub_rate: None,
+            image_pull_policy: None,
+            authorize_stored_images: false,
             docker_auth: None,
             registry_ca: None,
             docker_insecure_registries: Vec::new(),

@@ -33,7 +33,7 @@ pub use keelblock_actors::container::{
     BackendName, CommandSpec, ContainerId, ContainerSpec, ExitStatus, VolumeSource, VolumeSpec,
 };
 pub use keelblock_actors::error;
-pub use keelblock_actors::image::name::{ImageName, ImageRequest};
+pub use keelblock_actors::image::name::{ImageName, ImageRequest, PullPolicy};
 pub use keelblock_actors::image::reference::Reference;
 pub use keelblock_actors::launch::{CapabilitySet, StdioSpec};
 pub use keelblock_actors::messages::{Executed, Provisioned, PulledImage, RunningContainer};

@@ -97,6 +97,25 @@ pub enum ResolveError {
         #[source]
         source: Option<Cause>,
     },
+    /// It is not whole in the store, and the source must not be asked.
+    #[error(
+        "image {image} is not whole in the store, and its source must not be asked (--image_pull_policy=never); pull it first, or use --image_pull_policy=missing"
+    )]
+    NotStored {
+        /// The image.
+        image: ImageName,
+    },
+    /// It is in the store, and its source does not say that whoever asks may have it.
+    #[error(
+        "image {image} is in the store, but its source does not give it to whoever asks (--authorize_stored_images)"
+    )]
+    NotAuthorized {
+        /// The image.
+        image: ImageName,
+        /// What the source says.
+        #[source]
+        source: Cause,
+    },
     /// The source has it and cannot be used.
     #[error("cannot resolve {image}")]
     Failed {

@@ -40,6 +40,7 @@ use crate::system::{Engine, EngineLimits, EngineParts};
 #[allow(missing_docs, reason = "each is the port's method")]
 pub enum Step {
     Resolve,
+    Authorize,
     Claim,
     Open,
     Unpack,
@@ -542,6 +543,24 @@ impl Provider for World {
             let layers = reference.tag.as_deref().and_then(|tag| tag.parse().ok()).unwrap_or(1);
             let family = reference.repository.rsplit('/').next().unwrap_or_default().to_owned();
             Ok(image(&reference.to_string(), &family, layers).1)
+        }
+        .boxed()
+    }
+
+    fn authorize(
+        &self,
+        request: ImageRequest,
+        _: &ImagePlan,
+    ) -> BoxFuture<'static, Result<(), ResolveError>> {
+        let this = self.clone();
+        async move {
+            match this.come_by_async(Step::Authorize).await {
+                true => {
+                    let source = Box::new(broken(Step::Authorize));
+                    Err(ResolveError::NotAuthorized { image: request.name, source })
+                }
+                false => Ok(()),
+            }
         }
         .boxed()
     }

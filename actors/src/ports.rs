@@ -40,6 +40,17 @@ pub trait Provider: Send + Sync {
     /// # Cancel safety
     /// Dropping the future stops the work and leaves nothing behind.
     fn resolve(&self, request: ImageRequest) -> BoxFuture<'static, Result<ImagePlan, ResolveError>>;
+
+    /// Whether whoever makes this request may have this image, which is in the store: its source is asked, with his
+    /// credentials.
+    ///
+    /// # Errors
+    /// [`ResolveError::NotAuthorized`] when the source refuses or cannot be asked.
+    fn authorize(
+        &self,
+        request: ImageRequest,
+        plan: &ImagePlan,
+    ) -> BoxFuture<'static, Result<(), ResolveError>>;
 }
 
 /// Bytes of a blob on their way.

@@ -12,7 +12,7 @@ use slog::Logger;
 
 use crate::error::{Gone, PullError, ResolveError, StoreError};
 use crate::flight::Flights;
-use crate::image::name::{ImageName, ImageRequest};
+use crate::image::name::{ImageName, ImageRequest, PullPolicy};
 use crate::image::plan::{ImagePlan, LayerKey, SourceKind};
 use crate::messages::{ImagePulled, PullImage, PullLayer, PulledImage, Resolve, Resolved, ResolvedImage};
 use crate::pool::{Pool, guarded};
@@ -26,6 +26,8 @@ pub(crate) struct ProviderDeps {
     pub(crate) records: Arc<dyn Records>,
     pub(crate) disk: Pool,
     pub(crate) pullers: BTreeMap<SourceKind, Addr<PullerActor>>,
+    /// Whether the source is asked if whoever wants an image that is in the store may have it.
+    pub(crate) authorize_stored: bool,
     pub(crate) image_bytes_max: u64,
     pub(crate) image_entries_max: u64,
     pub(crate) log: Logger,
@@ -35,7 +37,7 @@ pub(crate) struct ProviderActor {
     pub(crate) port: Arc<dyn Provider>,
     pub(crate) deps: Rc<ProviderDeps>,
     /// Resolutions under way, so that a thousand launches of one name ask its source once.
-    pub(crate) resolving: Rc<RefCell<Flights<(ImageName, bool), Resolved>>>,
+    pub(crate) resolving: Rc<RefCell<Flights<(ImageName, PullPolicy), Resolved>>>,
 }
 
 impl Actor for ProviderActor {
@@ -56,7 +58,7 @@ impl Handler<Resolve> for ProviderActor {
             guarded("provider", resolve(port, deps, request)).map(|resolved| resolved.map_err(Arc::new))
         };
         // `alpine` and `docker.io/library/alpine:latest` are one; who wants news must not get what the store remembers.
-        let key = (request.name.canonical(), request.cached);
+        let key = (request.name.canonical(), request.policy.unwrap_or_default());
         let flight = self.resolving.borrow_mut().join(key, start).0;
         WhileWanted(flight.boxed_local())
     }
@@ -68,15 +70,22 @@ async fn resolve(
     request: ImageRequest,
 ) -> Result<ResolvedImage, ResolveError> {
     // What a path names is asked every time: the file may be another now, and looking costs no network.
-    if request.cached && matches!(request.name, ImageName::Docker(_) | ImageName::Appc(_)) {
+    let policy = request.policy.unwrap_or_default();
+    if policy != PullPolicy::Always && matches!(request.name, ImageName::Docker(_) | ImageName::Appc(_)) {
         let (store, name) = (d.store.clone(), request.name.canonical());
         match d.disk.run(move |_| whole_image(&*store, &name)).await {
             Ok(Some((plan, stored))) => {
+                if d.authorize_stored {
+                    port.authorize(request, &plan).await?;
+                }
                 return Ok(ResolvedImage { plan: Arc::new(plan), stored: Some(stored) });
+            }
+            Ok(None) if policy == PullPolicy::Never => {
+                return Err(ResolveError::NotStored { image: request.name });
             }
             Ok(None) => {}
             // A damaged record is worth no more than none: the source is asked, and the record written anew.
-            Err(error @ StoreError::Damaged { .. }) => {
+            Err(error @ StoreError::Damaged { .. }) if policy != PullPolicy::Never => {
                 slog::warn!(d.log, "a record of the store is not usable"; "error" => crate::error::chain(&error));
             }
             Err(error) => return Err(error.into()),

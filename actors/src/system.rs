@@ -53,6 +53,8 @@ pub(crate) const MAILBOX: usize = 4096;
 pub struct EngineLimits {
     /// Launches and provisions under way; one more is refused.
     pub launches_max: usize,
+    /// Whether the source of an image in the store is asked if whoever wants it may have it.
+    pub authorize_stored: bool,
     /// Blobs whose bytes move, of one registry.
     pub fetches_max: usize,
     /// Layers being unpacked, a thread each.
@@ -71,6 +73,7 @@ impl Default for EngineLimits {
     fn default() -> Self {
         Self {
             launches_max: 1024,
+            authorize_stored: false,
             fetches_max: 6,
             unpacks_max: 2,
             copies_max: 2,
@@ -295,6 +298,7 @@ pub(crate) fn start_actors(parts: EngineParts) -> (Addr<ProvisionerActor>, Addr<
         records: records.clone(),
         disk: disk.clone(),
         pullers,
+        authorize_stored: limits.authorize_stored,
         image_bytes_max: limits.image_bytes_max,
         image_entries_max: limits.image_entries_max,
         log: child("provider"),

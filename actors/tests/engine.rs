@@ -11,7 +11,7 @@ use keelblock_actors::container::{
 };
 use keelblock_actors::error::{ContainerError, JobLost, LaunchError, ProvisionError, chain};
 use keelblock_actors::fakes::{Act, Step, World, image};
-use keelblock_actors::image::name::{ImageName, ImageRequest};
+use keelblock_actors::image::name::{ImageName, ImageRequest, PullPolicy};
 use keelblock_actors::launch::StdioSpec;
 use keelblock_actors::ports::Keep;
 use keelblock_actors::system::EngineLimits;
@@ -503,9 +503,45 @@ fn a_warm_image_is_provisioned_without_asking_its_source() {
         assert_eq!(world.kept_layers(), 8, "what stays when this process ends stays shown");
         assert_eq!((again.image.layers_reused, again.image.layers_fetched), (4, 0));
         assert_eq!(world.count(Step::Resolve), 1);
-        let fresh = ImageRequest { cached: false, ..request("app:4") };
+        let fresh = ImageRequest::fresh(request("app:4").name);
         engine.pull(fresh).await.unwrap();
         assert_eq!((world.count(Step::Resolve), world.count(Step::Open)), (2, 4));
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_source_that_must_not_be_asked_is_not() {
+    let world = World::default();
+    let engine = world.engine(limits());
+    runtime().block_on(async {
+        let never = ImageRequest { policy: Some(PullPolicy::Never), ..request("app:4") };
+        let missing = chain(&*engine.pull(never.clone()).await.unwrap_err());
+        assert!(missing.contains("image docker:app:4 is not whole in the store"), "{missing}");
+        assert_eq!(world.count(Step::Resolve), 0);
+        let pulled = engine.pull(request("app:4")).await.unwrap();
+        assert_eq!(engine.pull(never.clone()).await.unwrap().layers, pulled.layers);
+        world.lose(&pulled.layers[2].diff_id);
+        assert!(engine.pull(never).await.is_err());
+        assert_eq!((world.count(Step::Resolve), world.count(Step::Open)), (1, 4));
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_stored_image_is_given_to_those_alone_whom_its_source_would_give_it() {
+    let world = World::default();
+    let engine = world.engine(EngineLimits { authorize_stored: true, ..limits() });
+    runtime().block_on(async {
+        engine.provision(id("a"), request("app:4")).await.unwrap();
+        assert_eq!(world.count(Step::Authorize), 0, "its source has just given it");
+        engine.provision(id("b"), request("app:4")).await.unwrap();
+        assert_eq!(world.count(Step::Authorize), 1);
+        world.once(Step::Authorize, Act::Fail);
+        let refused = chain(&*engine.provision(id("c"), request("app:4")).await.unwrap_err());
+        assert!(refused.contains("is in the store, but its source does not give it"), "{refused}");
+        assert_eq!((world.count(Step::Resolve), world.count(Step::Open)), (1, 4));
+        engine.provision(id("c"), request("app:4")).await.unwrap();
         engine.shutdown().await;
     });
 }

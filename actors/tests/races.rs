@@ -331,7 +331,7 @@ fn the_observer_hears_every_layer_begin_and_end() {
         heard(&[started, fetched, LayerEvent::Ended]);
         engine.pull(request("app:1")).await.unwrap();
         heard(&[started, fetched, LayerEvent::Ended, started, fetched, LayerEvent::Committed]);
-        engine.pull(ImageRequest { cached: false, ..request("app:1") }).await.unwrap();
+        engine.pull(ImageRequest::fresh(request("app:1").name)).await.unwrap();
         assert_eq!(world.events().last().unwrap().1, LayerEvent::Reused);
     });
 }

@@ -1,7 +1,7 @@
 //! Commands about images: pull, images, prune, reference; and the texts made from the command line itself.
 
 use clap::ArgMatches;
-use keelblock_actors::image::name::{ImageName, ImageRequest};
+use keelblock_actors::image::name::{ImageName, ImageRequest, PullPolicy};
 use keelblock_actors::messages::PulledImage;
 use keelblock_actors::ports::{ImageRecord, Keep};
 use serde_json::{Value, json};
@@ -40,7 +40,11 @@ pub(super) async fn pull(context: &Context<'_>) -> Result<u8, CliError> {
     let names: Vec<_> = context.matches.get_many::<String>("images").into_iter().flatten().collect();
     let names = names.into_iter().map(|text| image_name(text)).collect::<Result<Vec<_>, _>>()?;
     let agent = context.agent(bars::observer(context.quiet, true)).await?;
-    let pulls = names.into_iter().map(|name| agent.pull(ImageRequest { name, cached: false }));
+    // Who asks for a pull wants to know what the name means now, unless he says otherwise.
+    let policy = context.config.image_pull_policy;
+    let pulls = names.into_iter().map(|name| {
+        agent.pull(ImageRequest { policy: policy.or(Some(PullPolicy::Always)), ..ImageRequest::cached(name) })
+    });
     let results = futures_util::future::join_all(pulls).await;
     agent.shutdown().await;
     let (mut pulled, mut failed) = (Vec::new(), Vec::new());

@@ -160,6 +160,21 @@ impl Provider for DockerProvider {
             _ => no_provider(request.name),
         }
     }
+
+    fn authorize(
+        &self,
+        request: ImageRequest,
+        plan: &ImagePlan,
+    ) -> BoxFuture<'static, Result<(), ResolveError>> {
+        match self.source.canonical(&request.name) {
+            ImageName::Docker(reference) => {
+                let manifest = plan.identity.manifest.clone();
+                Box::pin(self.registries.authorize(request.name, reference, manifest))
+            }
+            // Files are read by whoever may read them, each time.
+            _ => Box::pin(async { Ok(()) }),
+        }
+    }
 }
 
 /// An archive, or a directory of them: the form that [`DockerSource::canonical`] gives to names without a registry.

@@ -39,4 +39,9 @@ impl Provider for OciProvider {
             other => no_provider(other),
         }
     }
+
+    /// Files are read by whoever may read them, each time.
+    fn authorize(&self, _: ImageRequest, _: &ImagePlan) -> BoxFuture<'static, Result<(), ResolveError>> {
+        Box::pin(async { Ok(()) })
+    }
 }

@@ -200,15 +200,53 @@ impl<'de> Deserialize<'de> for ImageName {
 pub struct ImageRequest {
     /// Which image.
     pub name: ImageName,
-    /// `true`: an image that is whole in the store is used without asking its source (Mesos `Image.cached`,
-    /// default true). `false`: the source is asked what the name means now; layers in the store still serve.
-    pub cached: bool,
+    /// Whether the store may answer, and whether the source may be asked; `None` = as the agent is told
+    /// (`--image_pull_policy`), which is [`PullPolicy::Missing`] unless it is told otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PullPolicy>,
+}
+
+/// When the source of an image is asked. Layers in the store serve in every case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PullPolicy {
+    /// Every time: what does the name mean now? Mesos' `Image.cached` = false.
+    Always,
+    /// When the image is not whole in the store. Mesos' `Image.cached` = true.
+    #[default]
+    Missing,
+    /// Never: an image that is not whole in the store is an error. Images in files of this machine are read all the same.
+    Never,
+}
+
+/// A text is no pull policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("use always, missing or never")]
+pub struct PullPolicyError;
+
+impl FromStr for PullPolicy {
+    type Err = PullPolicyError;
+
+    /// The words of podman and Kubernetes.
+    fn from_str(text: &str) -> Result<Self, PullPolicyError> {
+        match text.to_ascii_lowercase().as_str() {
+            "always" => Ok(Self::Always),
+            "missing" | "ifnotpresent" => Ok(Self::Missing),
+            "never" => Ok(Self::Never),
+            _ => Err(PullPolicyError),
+        }
+    }
 }
 
 impl ImageRequest {
-    /// A request that the store may answer.
+    /// A request that the store may answer, if the agent is not told otherwise.
     pub fn cached(name: ImageName) -> Self {
-        Self { name, cached: true }
+        Self { name, policy: None }
+    }
+
+    /// A request that its source must answer.
+    pub fn fresh(name: ImageName) -> Self {
+        Self { policy: Some(PullPolicy::Always), ..Self::cached(name) }
     }
 }
 

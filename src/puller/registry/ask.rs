@@ -27,6 +27,8 @@ pub(super) enum Need {
     Resolve,
     /// Give what a digest names.
     Pull,
+    /// Say whether we may have it: the registry itself, for a mirror gives it to anybody.
+    Authorize,
 }
 
 /// One question about a repository.
@@ -125,6 +127,7 @@ impl State {
         let able = |endpoint: &Endpoint| match question.need {
             Need::Resolve => endpoint.host.resolve,
             Need::Pull => endpoint.host.pull,
+            Need::Authorize => !endpoint.host.mirror,
         };
         Ok([own].into_iter().filter(able).map(known).collect())
     }

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use hyper::Method;
 use hyper::header::{self, HeaderName, HeaderValue};
 use keelblock_actors::error::{ResolveError, quote};
 use keelblock_actors::image::digest::Digest;
@@ -122,6 +123,38 @@ impl RegistryClient {
                 }
                 error => ResolveError::Failed { image, source: error.into() },
             })
+        }
+    }
+
+    /// Whether the registry itself, no mirror, gives this manifest to whoever asks.
+    ///
+    /// # Errors
+    /// [`ResolveError::NotAuthorized`] when it does not, or cannot be asked.
+    pub fn authorize(
+        &self,
+        image: ImageName,
+        reference: Reference,
+        manifest: Digest,
+    ) -> impl Future<Output = Result<(), ResolveError>> + Send + 'static {
+        let state = self.state.clone();
+        let asked = asked(&state.place(&reference), "manifest", manifest.to_string());
+        let context = asked.clone();
+        let task = Task::spawn(&self.handle, async move {
+            let question = Question::get(asked, format!("manifests/{manifest}"));
+            let question = Question {
+                need: Need::Authorize,
+                method: Method::HEAD,
+                ..question.header(header::ACCEPT, HeaderValue::from_static(ACCEPT))
+            };
+            state.get(&question).await.map(|_| ())
+        });
+        async move {
+            let lost = |why: tokio::task::JoinError| {
+                Err(RegistryError::Lost { asked: context, why: quote(&why.to_string()) })
+            };
+            task.await
+                .unwrap_or_else(lost)
+                .map_err(|error| ResolveError::NotAuthorized { image, source: error.into() })
         }
     }
 

@@ -1,0 +1,113 @@
+//! When the source of an image is asked, and who may have what is in the store already.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use keelblock::config::{Config, Secret};
+use keelblock::{Agent, ImageRequest, NoObserver, PullPolicy};
+use keelblock_actors::error::chain;
+use keelblock_actors::image::digest::Digest;
+
+mod support {
+    pub(crate) mod registry;
+}
+use support::registry::{Reply, TestRegistry};
+
+/// A tar with one file of this content.
+fn layer(content: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "file", content.as_bytes()).unwrap();
+    builder.into_inner().unwrap()
+}
+
+/// What a pull by an agent of its own gives: the manifest, or why not.
+fn pull(
+    home: &Path,
+    image: &str,
+    policy: Option<PullPolicy>,
+    change: impl FnOnce(&mut Config),
+) -> Result<Digest, String> {
+    let mut config = Config { work_dir: home.to_owned(), ..Config::default() };
+    config.limits.retries_max = 0;
+    change(&mut config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let agent = Agent::start(config, Arc::new(NoObserver), log).await.unwrap();
+        let request = ImageRequest { policy, ..ImageRequest::cached(image.parse().unwrap()) };
+        let pulled = agent.pull(request).await;
+        agent.shutdown().await;
+        pulled.map(|image| image.identity.manifest).map_err(|error| chain(&*error))
+    })
+}
+
+#[test]
+fn the_source_is_asked_as_the_policy_says() {
+    let registry = TestRegistry::start();
+    let home = tempfile::tempdir().unwrap();
+    let image = format!("{}/app:1", registry.host());
+    let asked = || registry.seen().len();
+
+    let error = pull(home.path(), &image, Some(PullPolicy::Never), |_| {}).unwrap_err();
+    assert!(error.contains("use --image_pull_policy=missing"), "{error}");
+    assert_eq!(asked(), 0);
+
+    let old = registry.put_image("app", "1", &[&layer("old")]);
+    assert_eq!(pull(home.path(), &image, None, |_| {}), Ok(old.manifest.clone()));
+    let first = asked();
+    let new = registry.put_image("app", "1", &[&layer("new")]);
+    for policy in [None, Some(PullPolicy::Missing), Some(PullPolicy::Never)] {
+        assert_eq!(pull(home.path(), &image, policy, |_| {}), Ok(old.manifest.clone()), "{policy:?}");
+    }
+    assert_eq!(asked(), first);
+    // What the agent is told holds for requests that do not say.
+    let always = |config: &mut Config| config.image_pull_policy = Some(PullPolicy::Always);
+    assert_eq!(pull(home.path(), &image, Some(PullPolicy::Missing), always), Ok(old.manifest));
+    assert_eq!(pull(home.path(), &image, None, always), Ok(new.manifest.clone()));
+    assert_eq!(pull(home.path(), &image, None, |_| {}), Ok(new.manifest));
+}
+
+#[test]
+fn a_private_image_in_the_store_is_given_only_to_those_whom_the_registry_lets_have_it() {
+    let registry = TestRegistry::start();
+    registry.script(|seen| {
+        let known = seen.authorization.as_deref() == Some("Basic b3duZXI6cmlnaHQ=");
+        (!known).then(|| {
+            Reply::error(401, "UNAUTHORIZED", "who?").header("www-authenticate", "Basic realm=\"r\"")
+        })
+    });
+    let private = registry.put_image("app", "1", &[&layer("private")]);
+    let home = tempfile::tempdir().unwrap();
+    let image = format!("{}/app:1", registry.host());
+    let as_user = |login: Option<&str>| {
+        let login = login.map(|text| Secret(text.to_owned()));
+        move |config: &mut Config| {
+            config.docker_auth = login;
+            config.authorize_stored_images = true;
+        }
+    };
+    assert_eq!(pull(home.path(), &image, None, as_user(Some("owner:right"))), Ok(private.manifest.clone()));
+    let asked = registry.seen().len();
+
+    // Without the option it is anybody's.
+    assert_eq!(pull(home.path(), &image, None, |_| {}), Ok(private.manifest.clone()));
+    assert_eq!(registry.seen().len(), asked);
+
+    for policy in [None, Some(PullPolicy::Never)] {
+        let stranger = pull(home.path(), &image, policy, as_user(None)).unwrap_err();
+        assert!(stranger.contains("is in the store, but its source does not give it"), "{stranger}");
+        let wrong = pull(home.path(), &image, policy, as_user(Some("owner:wrong"))).unwrap_err();
+        assert!(wrong.contains("HTTP 401") && !wrong.contains("wrong"), "{wrong}");
+    }
+    assert_eq!(pull(home.path(), &image, None, as_user(Some("owner:right"))), Ok(private.manifest.clone()));
+    let last = registry.seen().pop().unwrap();
+    assert_eq!((&*last.method, &*last.path), ("HEAD", &*format!("/v2/app/manifests/{}", private.manifest)));
+
+    // A registry that cannot be asked has not said yes.
+    drop(registry);
+    let down = pull(home.path(), &image, None, as_user(Some("owner:right"))).unwrap_err();
+    assert!(down.contains("its source does not give it") && down.contains("cannot connect"), "{down}");
+}
