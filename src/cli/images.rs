@@ -40,7 +40,7 @@ pub(super) async fn pull(context: &Context<'_>) -> Result<u8, CliError> {
     let names: Vec<_> = context.matches.get_many::<String>("images").into_iter().flatten().collect();
     let names = names.into_iter().map(|text| image_name(text)).collect::<Result<Vec<_>, _>>()?;
     let agent = context.agent(bars::observer(context.quiet, true)).await?;
-    let pulls = names.into_iter().map(|name| agent.pull(ImageRequest { name, cached: false }));
+    let pulls = names.into_iter().map(|name| agent.pull(ImageRequest::fresh(name)));
     let results = futures_util::future::join_all(pulls).await;
     agent.shutdown().await;
     let (mut pulled, mut failed) = (Vec::new(), Vec::new());

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::access::Access;
 use super::reference::{Reference, ReferenceError};
 use crate::error::quote;
 
@@ -195,7 +196,7 @@ impl<'de> Deserialize<'de> for ImageName {
     }
 }
 
-/// A wish for an image: its name, and whether what the store has will do.
+/// A wish for an image: its name, whether what the store has will do, and who asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageRequest {
     /// Which image.
@@ -203,12 +204,25 @@ pub struct ImageRequest {
     /// `true`: an image that is whole in the store is used without asking its source (Mesos `Image.cached`,
     /// default true). `false`: the source is asked what the name means now; layers in the store still serve.
     pub cached: bool,
+    /// Credentials that came with the wish: they serve its pull alone, in place of those of the agent.
+    #[serde(skip)]
+    pub access: Option<Access>,
 }
 
 impl ImageRequest {
     /// A request that the store may answer.
     pub fn cached(name: ImageName) -> Self {
-        Self { name, cached: true }
+        Self { name, cached: true, access: None }
+    }
+
+    /// A request for what the source says that the name means now.
+    pub fn fresh(name: ImageName) -> Self {
+        Self { name, cached: false, access: None }
+    }
+
+    /// The same with these credentials.
+    pub fn with_access(self, access: Option<Access>) -> Self {
+        Self { access, ..self }
     }
 }
 
