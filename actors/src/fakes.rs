@@ -20,6 +20,7 @@ use crate::error::{
     FetchError, IsolatorError, LaunchError, MountError, NoRoom, RecordError, ResolveError, StoreError,
     UnpackError,
 };
+use crate::image::access::Access;
 use crate::image::digest::{DiffId, Digest};
 use crate::image::name::{ImageKind, ImageName, ImageRequest};
 use crate::image::plan::{
@@ -129,6 +130,7 @@ struct Inner {
     acts: HashMap<Step, Act>,
     failing: BTreeSet<Step>,
     bad_sources: std::collections::HashSet<LayerSource>,
+    refused: std::collections::HashSet<Option<Access>>,
     gates: HashMap<Step, Gate>,
     layers: BTreeSet<DiffId>,
     staged: BTreeSet<DiffId>,
@@ -160,6 +162,10 @@ struct Inner {
 }
 
 impl Inner {
+    fn refuses(&self, layer: &LayerSpec) -> bool {
+        self.bad_sources.contains(&layer.source) || self.refused.contains(&layer.access)
+    }
+
     fn found(&self, id: &ContainerId) -> Found {
         Found {
             id: id.clone(),
@@ -266,6 +272,11 @@ impl World {
         } else {
             inner.failing.remove(&step);
         }
+    }
+
+    /// Refuses layers to whoever has these credentials.
+    pub fn refuse_to(&self, access: Option<Access>) {
+        self.lock().refused.insert(access);
     }
 
     /// Every blob from this source is refused.
@@ -509,6 +520,7 @@ pub fn image(name: &str, family: &str, layers: usize) -> (ImageRequest, ImagePla
             key: LayerKey::Diff(DiffId(digest.clone())),
             blob: BlobSpec { digest: Some(digest), size: Some(1), compression: None, media_type: None },
             source: LayerSource::Registry(reference.clone()),
+            access: None,
         }
     };
     let digest = Digest::of(reference.to_string().as_bytes());
@@ -585,7 +597,7 @@ impl Puller for From {
             this.fetching.send_modify(|count| *count += 1);
             let fetching = Fetching(this.fetching.clone());
             let refused = this.come_by_async(Step::Open).await;
-            if refused || this.lock().bad_sources.contains(&layer.source) {
+            if refused || this.lock().refuses(&layer) {
                 return Err(FetchError::Refused {
                     blob: layer.key.to_string(),
                     from: layer.source.to_string(),

@@ -12,6 +12,7 @@ use slog::Logger;
 
 use crate::error::{Gone, PullError, ResolveError, StoreError};
 use crate::flight::Flights;
+use crate::image::access::Access;
 use crate::image::name::{ImageName, ImageRequest, PullPolicy};
 use crate::image::plan::{ImagePlan, LayerKey, SourceKind};
 use crate::messages::{ImagePulled, PullImage, PullLayer, PulledImage, Resolve, Resolved, ResolvedImage};
@@ -33,11 +34,14 @@ pub(crate) struct ProviderDeps {
     pub(crate) log: Logger,
 }
 
+/// A name, whether the store may answer, and who asks.
+type ResolveKey = (ImageName, PullPolicy, Option<Access>);
+
 pub(crate) struct ProviderActor {
     pub(crate) port: Arc<dyn Provider>,
     pub(crate) deps: Rc<ProviderDeps>,
     /// Resolutions under way, so that a thousand launches of one name ask its source once.
-    pub(crate) resolving: Rc<RefCell<Flights<(ImageName, PullPolicy), Resolved>>>,
+    pub(crate) resolving: Rc<RefCell<Flights<ResolveKey, Resolved>>>,
 }
 
 impl Actor for ProviderActor {
@@ -57,8 +61,9 @@ impl Handler<Resolve> for ProviderActor {
             let request = request.clone();
             guarded("provider", resolve(port, deps, request)).map(|resolved| resolved.map_err(Arc::new))
         };
-        // `alpine` and `docker.io/library/alpine:latest` are one; who wants news must not get what the store remembers.
-        let key = (request.name.canonical(), request.policy.unwrap_or_default());
+        // `alpine` and `docker.io/library/alpine:latest` are one; who wants news must not get what the store remembers;
+        // and nobody gets what a registry told somebody else.
+        let key = (request.name.canonical(), request.policy.unwrap_or_default(), request.access.clone());
         let flight = self.resolving.borrow_mut().join(key, start).0;
         WhileWanted(flight.boxed_local())
     }
@@ -91,7 +96,8 @@ async fn resolve(
             Err(error) => return Err(error.into()),
         }
     }
-    let plan = port.resolve(request).await?;
+    let access = request.access.clone();
+    let plan = port.resolve(request).await?.with_access(access.as_ref());
     Ok(ResolvedImage { plan: Arc::new(plan), stored: None })
 }
 
@@ -150,7 +156,8 @@ async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
     let pulled: BTreeMap<_, _> = try_join_all(pulls).await?.into_iter().collect();
     let layers: Vec<_> = keys.iter().filter_map(|key| pulled.get(key)).map(|one| one.layer.clone()).collect();
     let (store, records) = (d.store.clone(), d.records.clone());
-    let (record_plan, record_layers) = ((*plan).clone(), layers.clone());
+    // Of whose credentials the layers came by nothing is kept.
+    let (record_plan, record_layers) = ((*plan).clone().with_access(None), layers.clone());
     let recorded = d.disk.run(move |_| {
         store.record_image(&ImageRecord {
             plan: record_plan,

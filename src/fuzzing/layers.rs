@@ -211,6 +211,7 @@ impl Place {
             key,
             blob: BlobSpec { digest: Some(digest), size, compression: None, media_type: None },
             source: LayerSource::File { path: PathBuf::from("/fuzz") },
+            access: None,
         };
         let stored = staging.unpack(&layer, &mut &blob.bytes[..], &Stop::default());
         for name in STORES {

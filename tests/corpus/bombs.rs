@@ -262,6 +262,7 @@ pub(crate) fn child(what: &str) {
             media_type: None,
         },
         source: LayerSource::File { path: "/bomb".into() },
+        access: None,
     };
     let mut stream = (bomb.stream)();
     let Ok(Claim::Mine(staging)) = store.claim(&spec.key) else { panic!("nobody else is here") };

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::access::Access;
 use super::reference::{Reference, ReferenceError};
 use crate::error::quote;
 
@@ -195,7 +196,7 @@ impl<'de> Deserialize<'de> for ImageName {
     }
 }
 
-/// A wish for an image: its name, and whether what the store has will do.
+/// A wish for an image: its name, whether what the store has will do, and who asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageRequest {
     /// Which image.
@@ -204,6 +205,9 @@ pub struct ImageRequest {
     /// (`--image_pull_policy`), which is [`PullPolicy::Missing`] unless it is told otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PullPolicy>,
+    /// Credentials that came with the wish: they serve its pull alone, in place of those of the agent.
+    #[serde(skip)]
+    pub access: Option<Access>,
 }
 
 /// When the source of an image is asked. Layers in the store serve in every case.
@@ -241,12 +245,17 @@ impl FromStr for PullPolicy {
 impl ImageRequest {
     /// A request that the store may answer, if the agent is not told otherwise.
     pub fn cached(name: ImageName) -> Self {
-        Self { name, policy: None }
+        Self { name, policy: None, access: None }
     }
 
     /// A request that its source must answer.
     pub fn fresh(name: ImageName) -> Self {
         Self { policy: Some(PullPolicy::Always), ..Self::cached(name) }
+    }
+
+    /// The same with these credentials.
+    pub fn with_access(self, access: Option<Access>) -> Self {
+        Self { access, ..self }
     }
 }
 

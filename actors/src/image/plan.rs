@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::access::Access;
 use super::digest::{DiffId, Digest};
 use super::name::{ImageKind, ImageName};
 use super::reference::Reference;
@@ -19,6 +20,16 @@ pub struct ImagePlan {
     pub layers: Vec<LayerSpec>,
     /// What its config asks of whoever runs it.
     pub runtime: RuntimeConfig,
+}
+
+impl ImagePlan {
+    /// The same for whoever has these credentials: every layer that lies in a registry is asked for by them.
+    pub fn with_access(mut self, access: Option<&Access>) -> Self {
+        for layer in &mut self.layers {
+            layer.access = access.filter(|_| layer.source.kind() == SourceKind::Registry).cloned();
+        }
+        self
+    }
 }
 
 /// Who an image is, whatever it is called.
@@ -68,6 +79,9 @@ pub struct LayerSpec {
     pub blob: BlobSpec,
     /// Where they are.
     pub source: LayerSource,
+    /// Credentials of whoever wants it; those who want it with others are told apart by them. Never written down.
+    #[serde(skip)]
+    pub access: Option<Access>,
 }
 
 /// Bytes addressed by digest, as a manifest describes them. `None` = the source does not say.

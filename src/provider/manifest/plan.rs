@@ -42,6 +42,7 @@ pub fn plan(
                 media_type: Some(quote(&layer.media_type)),
             },
             source: source(layer),
+            access: None,
         });
     }
     Ok(ImagePlan { identity, layers: specs, runtime: config.runtime })
