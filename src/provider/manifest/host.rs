@@ -54,7 +54,8 @@ fn amd64_level() -> &'static str {
 fn arm_version(cpuinfo: &str) -> Option<&'static str> {
     let value = |name: &str| {
         let fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
-        fields.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| key.eq_ignore_ascii_case(name))
+        // To the letter: beside `Processor`, the model, there is `processor`, a number.
+        fields.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| *key == name)
     };
     let version = value("CPU architecture")?.1.to_ascii_lowercase();
     // The first Raspberry Pi says 7, and has a v6 (golang/go issue 18660).

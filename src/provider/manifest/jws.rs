@@ -32,18 +32,24 @@ fn signatures(document: &[u8]) -> Option<Option<&RawValue>> {
     (outer.schema_version == Some(1)).then_some(outer.signatures)
 }
 
-/// The payload of a signed schema 1 manifest; `None` = it is not signed, or another document.
+/// The payload of a signed schema 1 manifest; `None` = it is another document, or not signed.
 ///
 /// # Errors
-/// [`Schema1Error::Signature`] when the signatures do not say what was signed, or not the same.
-pub(super) fn payload(document: &[u8]) -> Result<Option<Vec<u8>>, Schema1Error> {
+/// [`Schema1Error::Signature`] when the signatures do not say what was signed, or not the same;
+/// [`Schema1Error::Unsigned`] when there are none, but must be.
+pub(super) fn payload(document: &[u8], must_be_signed: bool) -> Result<Option<Vec<u8>>, Schema1Error> {
     #[derive(Deserialize)]
     struct Signature {
         protected: String,
     }
-    let Some(Some(written)) = signatures(document) else { return Ok(None) };
-    let list: List<Signature> = serde_json::from_str(written.get())
+    let Some(written) = signatures(document) else { return Ok(None) };
+    // `null` is read as none.
+    let written = written.map_or("[]", RawValue::get);
+    let list: List<Signature> = serde_json::from_str(written)
         .map_err(|error| Schema1Error::Signatures { source: BadJson::from(error) })?;
+    if list.0.is_empty() && must_be_signed {
+        return Err(Schema1Error::Unsigned);
+    }
     let mut whole: Option<(usize, Vec<u8>)> = None;
     for (at, signature) in list.0.iter().enumerate() {
         let cut = header(&signature.protected, document.len())

@@ -122,13 +122,8 @@ pub fn signed_part(bytes: Vec<u8>, media_type: Option<&str>) -> Result<Vec<u8>, 
         Ok(Some((Kind::Schema1, _)) | None) => {}
         Ok(Some(_)) | Err(_) => return Ok(bytes),
     }
-    match jws::payload(&bytes)? {
-        Some(payload) => Ok(payload),
-        None if essence(media_type.unwrap_or_default()).eq_ignore_ascii_case(SCHEMA1_SIGNED) => {
-            Err(Schema1Error::Unsigned.into())
-        }
-        None => Ok(bytes),
-    }
+    let must_be_signed = essence(media_type.unwrap_or_default()).eq_ignore_ascii_case(SCHEMA1_SIGNED);
+    Ok(jws::payload(&bytes, must_be_signed)?.unwrap_or(bytes))
 }
 
 /// Reads a manifest or index; a signed one must have been through [`signed_part`].

@@ -196,6 +196,19 @@ fn what_is_signed_is_the_payload_and_nothing_else_is_read() {
     assert_eq!(signed_part(spoilt.into_bytes(), Some(SCHEMA1_SIGNED)).unwrap(), payload.as_bytes());
 }
 
+/// As a registry sent it: in one line, so that the tail is a single bracket. The digest is the one it stated.
+#[test]
+fn a_manifest_signed_by_a_registry_has_the_digest_that_the_registry_states() {
+    let whole = include_bytes!("../../../../fixtures/manifests/schema1-signed.json").to_vec();
+    let part = signed_part(whole, Some(SCHEMA1_SIGNED)).unwrap();
+    let stated = "sha256:38b84667e09d387cde0211662e2ebd8b16425e6f2b8033658aa7426536ab6c86";
+    assert_eq!(Digest::of(&part).to_string(), stated);
+    let Parsed::Schema1(found) = parse_any(&part, Some(SCHEMA1_SIGNED)).unwrap() else { panic!() };
+    assert_eq!(found.layers.len(), 2, "the third is empty");
+    assert!(found.layers[0].hex().starts_with("c8137fcd") && found.layers[1].hex().starts_with("2283e5ff"));
+    assert_eq!(found.runtime.cmd, ["x"]);
+}
+
 #[test]
 fn what_is_not_signed_stays_as_it_is() {
     let plain = serde_json::to_vec(&manifest(&chain_of(2))).unwrap();
