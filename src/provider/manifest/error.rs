@@ -74,10 +74,10 @@ pub enum ManifestError {
     /// An image without an index, for another machine.
     #[error("the image is for {found}, and not for {wanted}{hint}")]
     OtherPlatform {
-        /// What the image says.
-        found: Platform,
+        /// What the image says, cut.
+        found: String,
         /// What was looked for.
-        wanted: Platform,
+        wanted: String,
         /// What to do, beginning with `; `, or nothing.
         hint: &'static str,
     },

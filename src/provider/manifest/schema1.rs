@@ -90,14 +90,12 @@ pub enum Schema1Error {
     #[error("ID {0:?} is there more than once in its history")]
     Twice(String),
     /// Two entries with one ID, next to each other, and two layers.
-    #[error("history entries {number} and {} have one ID, but their layers are {layer} and {next}", number + 1)]
+    #[error("history entries {number} and {} have one ID, but their layers are {} and {}", number + 1, layers[0], layers[1])]
     Torn {
         /// Which.
         number: usize,
-        /// Of this entry.
-        layer: Digest,
-        /// Of the one after it.
-        next: Digest,
+        /// Of this entry, and of the one after it.
+        layers: Box<[Digest; 2]>,
     },
     /// `signatures` is no list of signatures.
     #[error("its signatures cannot be read")]
@@ -189,8 +187,8 @@ fn check_ids(entries: &[(Digest, usize, Entry)]) -> Result<(), Schema1Error> {
             // Old clients pushed a layer twice. Docker drops one whatever is in it; two layers of one ID are two images,
             // depending on who reads them.
             if layer != next_layer {
-                let (layer, next) = (layer.clone(), next_layer.clone());
-                return Err(Schema1Error::Torn { number, layer, next });
+                let layers = Box::new([layer.clone(), next_layer.clone()]);
+                return Err(Schema1Error::Torn { number, layers });
             }
             continue;
         }

@@ -232,11 +232,11 @@ impl State {
     ) -> Result<(), ManifestError> {
         let wanted = &self.settings.platform;
         let Some(found) = found.filter(|found| !chosen && !wanted.runs(found)) else { return Ok(()) };
-        let hint =
-            if self.settings.platform_given { "; leave --platform out to take it as it is" } else { "" };
-        if self.settings.platform_given || found.os != wanted.os {
-            let hint = if found.os == wanted.os { hint } else { "" };
-            return Err(ManifestError::OtherPlatform { found: found.clone(), wanted: wanted.clone(), hint });
+        let (given, other_os) = (self.settings.platform_given, found.os != wanted.os);
+        if given || other_os {
+            let hint = if other_os { "" } else { "; leave --platform out to take it as it is" };
+            let (found, wanted) = (quote(&found.to_string()), wanted.to_string());
+            return Err(ManifestError::OtherPlatform { found, wanted, hint });
         }
         slog::warn!(self.log, "the image is for another platform than this machine's";
             "image" => %name, "platform" => %found, "machine" => %wanted);

@@ -278,7 +278,7 @@ fn a_history_that_is_no_chain_is_refused() {
     let orphan = Schema1Error::Parent { number: 1, parent: String::new(), next: id(1) };
     assert_eq!(of(&[(2, None), (1, None)]), orphan);
     // One ID, two layers.
-    let torn = Schema1Error::Torn { number: 2, layer: blob(2), next: blob(3) };
+    let torn = Schema1Error::Torn { number: 2, layers: Box::new([blob(2), blob(3)]) };
     assert_eq!(of(&[(2, Some(1)), (1, None), (1, None)]), torn);
 }
 
