@@ -454,6 +454,13 @@ fn schema_1_pushed_by_skopeo_is_pulled_once_and_kept() {
         room.keelblock(["pull", "--json", &format!("oci:{}:latest", room.join("layout").display())]);
     assert_eq!(manifest.run().ok().json()["layers"], first["layers"]);
 
+    // Whoever names a platform gets that one or none.
+    room.keelblock(["--platform=linux/s390x", "pull", &name]).run().failed_naming(&[
+        "app:1",
+        "linux/s390x",
+        "leave --platform out",
+    ]);
+
     // By digest and by tag again: the blobs are known.
     let before = registry.requests().len();
     for name in [name.clone(), registry.image(&format!("app@{digest}"))] {
