@@ -2,8 +2,9 @@
 //! Debian's `docker-registry`, filled by `skopeo` and run by the real binary.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use keelblock::limits::Limits;
 use keelblock::provider::archive::Archives;
@@ -47,12 +48,15 @@ impl Rig {
     }
 
     fn with(change: impl FnOnce(&mut RegistrySettings)) -> Self {
+        Self::logging(slog::Logger::root(slog::Discard, slog::o!()), change)
+    }
+
+    fn logging(log: slog::Logger, change: impl FnOnce(&mut RegistrySettings)) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut settings = RegistrySettings::new(Limits::default());
         settings.platform = "linux/amd64".parse().unwrap();
         change(&mut settings);
-        let log = slog::Logger::root(slog::Discard, slog::o!());
         let client = RegistryClient::new(settings, runtime.handle().clone(), log);
         let archives = Archives::new(Limits::default(), "/nonexistent/spool".into(), Platform::host());
         let provider =
@@ -74,6 +78,22 @@ impl Rig {
             bytes
         };
         plan.layers.iter().map(blob).collect()
+    }
+}
+
+/// Keeps what is said at `warn` and above.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl slog::Drain for Warnings {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        if record.level().is_at_least(slog::Level::Warning) {
+            self.0.lock().unwrap().push(record.msg().to_string());
+        }
+        Ok(())
     }
 }
 
@@ -287,6 +307,34 @@ fn schema_1_in_an_oci_layout_is_refused_by_name() {
     assert!(error.ends_with("is of docker schema 1, which is understood from registries only"), "{error}");
 }
 
+#[test]
+fn what_wraps_a_layer_is_found_out_and_a_wrong_one_leaves_nothing() {
+    let room = Room::new("schema1-layers");
+    let registry = TestRegistry::start();
+    let tars = ["plain", "gzip", "zstd"].map(|name| Layer::new().file(name, name, 0o644).finish());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tars[1]).unwrap();
+    let blobs = [tars[0].clone(), gzip.finish().unwrap(), zstd::encode_all(&tars[2][..], 1).unwrap()];
+    let layers = blobs.clone().map(|blob| registry.put_blob("app", blob));
+    let payload = manifest("linux", "amd64", &layers);
+    put(&registry, "1", SIGNED, &sign(&payload), &Digest::of(payload.as_bytes()));
+    let name = format!("{}/app:1", registry.host());
+    // One that is not what its digest says, though it is a whole layer.
+    let blob = |at: usize| format!("/v2/app/blobs/{}", layers[at]);
+    registry.on(blob(1), Reply::new(200, blobs[0].clone()));
+    room.keelblock(["pull", &name]).run().failed_naming(&[&layers[1].to_string(), &layers[0].to_string()]);
+    // Cut, and gone.
+    registry.on(blob(1), Reply::new(200, blobs[1][..40].to_vec()));
+    room.keelblock(["pull", &name]).run().failed_naming(&[&layers[1].to_string()]);
+    registry.on(blob(1), Reply::error(404, "BLOB_UNKNOWN", "it is gone"));
+    room.keelblock(["pull", &name]).run().failed_naming(&[&layers[1].to_string(), "it is gone"]);
+    assert_eq!(room.keelblock(["images", "--json"]).run().ok().json(), json!([]));
+    registry.on(blob(1), Reply::new(200, blobs[1].clone()));
+    let pulled = room.keelblock(["pull", "--json", &name]).run().ok().json();
+    assert_eq!(pulled["layers"], json!(tars.map(|tar| Digest::of(&tar))));
+    room.expect_no_leftovers();
+}
+
 // ---- images for other machines, and rings of indexes ------------------------------------------------------
 
 #[test]
@@ -299,16 +347,19 @@ fn an_image_for_another_platform_is_refused_to_whoever_named_one() {
     }
     // An OCI image, for amd64.
     registry.put_image("app", "oci", &[b"x"]);
+    let warnings = Warnings::default();
     let resolve = |platform: &str, given: bool, tag: &str| {
-        let rig = Rig::with(|settings| {
+        let rig = Rig::logging(slog::Logger::root(warnings.clone(), slog::o!()), |settings| {
             settings.platform = platform.parse().unwrap();
             settings.platform_given = given;
         });
         rig.resolve(&format!("{}/app:{tag}", registry.host()))
     };
+    let warned = || std::mem::take(&mut *warnings.0.lock().unwrap());
     for (platform, tag) in [("linux/amd64", "oci"), ("linux/amd64/v3", "oci"), ("linux/arm64", "arm")] {
         resolve(platform, true, tag).unwrap();
         resolve(platform, false, tag).unwrap();
+        assert!(warned().is_empty());
     }
     for (platform, tag, found) in
         [("linux/arm64", "oci", "linux/amd64"), ("linux/amd64", "arm", "linux/arm64")]
@@ -318,8 +369,10 @@ fn an_image_for_another_platform_is_refused_to_whoever_named_one() {
             "the image is for {found}, and not for {platform}; leave --platform out to take it as it is"
         );
         assert!(error.ends_with(&words), "{error}");
+        assert!(warned().is_empty());
         // Whoever did not name one has said nothing of wanting another: a warning in the log, no more.
         resolve(platform, false, tag).unwrap();
+        assert_eq!(warned(), ["the image is for another platform than this machine's"]);
     }
     // What is of another system cannot run at all.
     for given in [true, false] {
@@ -480,6 +533,29 @@ fn schema_1_pushed_by_skopeo_is_pulled_once_and_kept() {
     let back = room.keelblock(["pull", "--json", &name]).run().ok().json();
     assert_eq!((&back["layers_fetched"], &back["layers"]), (&json!(3), &first["layers"]), "{back}");
     assert_eq!(registry.blobs_fetched(before).len(), 3);
+    room.expect_no_leftovers();
+}
+
+#[test]
+fn an_image_in_schema_1_and_in_schema_2_has_the_same_layers_though_both_come_at_once() {
+    need_programs!("docker-registry", "skopeo");
+    let room = Room::new("schema1-both");
+    let registry = Registry::start_with(SCHEMA1);
+    layout(&room.join("layout"));
+    let source = format!("oci:{}:latest", room.join("layout").display());
+    registry.push(&source, "app:1", &["--format", "v2s1"]);
+    registry.push(&source, "app:2", &["--format", "v2s2"]);
+    let names = [registry.image("app:1"), registry.image("app:2")];
+    let both = room.keelblock(["pull", "--json", &names[0], &names[1]]).run().ok().json();
+    assert_eq!(both[0]["layers"], both[1]["layers"], "{both}");
+    assert_eq!(both[0]["layers"].as_array().unwrap().len(), 3);
+    assert_ne!(both[0]["id"], both[1]["id"]);
+    // With one of them gone the other is whole.
+    room.keelblock(["prune", "--keep", &names[1]]).run().ok();
+    let before = registry.requests().len();
+    let again = room.keelblock(["pull", "--json", &names[0]]).run().ok().json();
+    assert_eq!((&again["layers_fetched"], &again["layers_reused"]), (&json!(0), &json!(3)), "{again}");
+    assert!(registry.blobs_fetched(before).is_empty());
     room.expect_no_leftovers();
 }
 
