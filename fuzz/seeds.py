@@ -6,6 +6,7 @@ tarfile, gzip, zstd, and the images of fixtures/.
 
 They are only where a fuzzer begins: what it makes of them is kept in fixtures/fuzz/.
 """
+import base64
 import gzip
 import hashlib
 import io
@@ -203,7 +204,32 @@ def manifests():
     yield "index-nested", {"schemaVersion": 2, "manifests": [descriptor(INDEX_TYPE), descriptor(MANIFEST_TYPE)]}
     yield "list", {"schemaVersion": 2, "mediaType": DOCKER + "distribution.manifest.list.v2+json", "manifests": entries}
     yield "both", {**image, "manifests": entries}
-    yield "schema1", {"schemaVersion": 1, "fsLayers": [{"blobSum": DIGESTS[0]}], "history": []}
+    yield "schema1-short", {"schemaVersion": 1, "fsLayers": [{"blobSum": DIGESTS[0]}], "history": []}
+    yield "schema1", schema1(3)
+    yield "schema1-empty", schema1(4, throwaway=True)
+    yield "schema1-ring", schema1(2, base="2")
+
+
+def schema1(count, base="", **newest):
+    """A manifest of schema 1: entries with the IDs 1, 2, ..., each on the one after it."""
+    history = []
+    for number in range(1, count + 1):
+        parent = base if number == count else str(number + 1)
+        entry = {"id": str(number) * 64, "parent": parent * 64} if parent else {"id": str(number) * 64}
+        if number == 1:
+            entry |= {"os": "linux", "architecture": "arm", "config": {"Cmd": ["a"], "Env": ["A=b"], "User": "1"}} | newest
+        history.append({"v1Compatibility": json.dumps(entry)})
+    layers = [{"blobSum": DIGESTS[at % 3]} for at in range(count)]
+    return {"schemaVersion": 1, "name": "a", "tag": "b", "architecture": "amd64", "fsLayers": layers, "history": history}
+
+
+def signed(document, length=0, tail="}", times=1):
+    """The text of a document with signatures before its last bracket; `length` is added to that of what is signed."""
+    head = json.dumps(document)[:-1]
+    code = lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    header = {"formatLength": len(head) + length, "formatTail": code(tail)}
+    signatures = [{"protected": code(json.dumps(header))}] * times
+    return head + ',"signatures":' + json.dumps(signatures) + "}"
 
 
 def configs():
@@ -241,6 +267,14 @@ def documents():
             if key not in document:
                 write("manifest", f"{name}-{key}-null", json.dumps(document | {key: None}))
                 write("manifest", f"{name}-{key}-none", json.dumps(document | {key: []}))
+    twice = [("schema1", schema1(2)), ("schema1-twice", schema1(1) | {"fsLayers": [{"blobSum": DIGESTS[0]}] * 2})]
+    twice[1][1]["history"] *= 2
+    for name, document in twice:
+        write("manifest", name + "-signed", signed(document))
+        write("manifest", name + "-signed-by-two", signed(document, times=2))
+        write("manifest", name + "-signed-beyond", signed(document, length=10**6))
+        write("manifest", name + "-signed-tail", signed(document, tail=',"manifests":[]}'))
+        write("manifest", name + "-signed-shorter", signed(document, length=-2, tail="}]}"))
     for target in ("manifest", "config"):
         write(target, "deep", "[" * 500)
         write(target, "deep-field", '{"x":' * 200)

@@ -363,6 +363,7 @@ fn registry_settings(
 ) -> Result<RegistrySettings, AgentError> {
     let mut settings = RegistrySettings::new(config.limits.clone());
     settings.platform = platform;
+    settings.platform_given = config.platform.is_some();
     settings.default_registry = source.registry().cloned();
     let insecure: InsecureRegistries =
         config.docker_insecure_registries.join(",").parse().map_err(AgentError::Insecure)?;

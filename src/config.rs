@@ -364,7 +364,8 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         name: "platform",
         value: "OS/ARCH[/VARIANT]",
-        help: "What to choose from images for several platforms [default: this machine's]",
+        help: "What to choose from images for several platforms; images in registries for another one are refused \
+               [default: this machine's, and what is for another processor comes with a warning]",
         heading: IMAGES,
         set: |config, text| {
             config.platform = Some(text.parse().map_err(|error| format!("{error}"))?);

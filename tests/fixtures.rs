@@ -39,11 +39,12 @@ fn every_row_of_the_readme_has_the_digest_of_its_file() {
     }
     let images = files(&fixtures().join("images"));
     let listed = images.iter().filter(|path| !path.to_str().unwrap().contains("/oci/hello/"));
-    let others = files(&fixtures().join("mountinfo")).len() + files(&fixtures().join("fuzz")).len() + 3;
+    let of = |directory: &str| files(&fixtures().join(directory)).len();
+    let others = of("mountinfo") + of("manifests") + of("fuzz") + 3;
     assert_eq!(
         rows,
         listed.count() + others,
-        "a row for each image, mount table and corpus, the layout's index, and two of the program"
+        "a row for each image, mount table, manifest and corpus, the layout's index, and two of the program"
     );
 }
 

@@ -453,9 +453,9 @@ fn each_fault_of_a_manifest_has_its_own_words() {
             "schema 1",
             manifest(
                 Reply::new(200, r#"{"schemaVersion": 1, "fsLayers": []}"#)
-                    .header("content-type", "application/vnd.docker.distribution.manifest.v1+prettyjws"),
+                    .header("content-type", "application/vnd.docker.distribution.manifest.v1+json"),
             ),
-            "cannot resolve docker:HOST/app:1: cannot use manifest 1 of app from registry HOST: the manifest is of docker schema 1, which has no image config",
+            "cannot resolve docker:HOST/app:1: cannot use manifest 1 of app from registry HOST: the manifest is of docker schema 1 and cannot be used: it has 0 layers and 0 history entries; there must be as many of both, and one at least",
         ),
         fault(
             "another digest in the header",

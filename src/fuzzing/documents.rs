@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use crate::limits::Limits;
 use crate::provider::manifest::{
-    Descriptor, ImageConfig, LIST_MAX, OCI_INDEX, OCI_MANIFEST, Parsed, Platform, SIZE_MAX, parse,
-    parse_config, plan,
+    Descriptor, ImageConfig, LIST_MAX, OCI_INDEX, OCI_MANIFEST, Parsed, Platform, SCHEMA1_SIGNED, SIZE_MAX,
+    Schema1, parse, parse_config, plan, signed_part,
 };
 
 /// Manifests and indexes: a document is one or the other and never both (CVE-2021-41190), says what a plain JSON reader
-/// reads in it, and makes a plan within the limits or none.
+/// reads in it, and makes a plan within the limits or none. What is signed of a schema 1 manifest is the beginning of it
+/// and a tail, and all that is read.
 ///
 /// What follows a form feed is the image config that goes with the manifest.
 pub fn manifest(bytes: &[u8]) {
@@ -19,6 +20,13 @@ pub fn manifest(bytes: &[u8]) {
         Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
         None => (bytes, None),
     };
+    let Ok(part) = signed_part(document.to_vec(), None) else { return };
+    if let Ok(signed) = signed_part(document.to_vec(), Some(SCHEMA1_SIGNED)) {
+        assert_eq!(signed, part, "the media type changes what is signed");
+    }
+    let stays = signed_part(document.to_vec(), Some(OCI_MANIFEST));
+    assert_eq!(stays.as_deref(), Ok(document), "another format is taken apart");
+    let document = part.as_slice();
     let found = parse(document, None);
     let as_image = parse(document, Some(OCI_MANIFEST));
     let as_index = parse(document, Some(OCI_INDEX));
@@ -30,8 +38,12 @@ pub fn manifest(bytes: &[u8]) {
     let Some(plain) = plain(document) else { return };
     let has = |key: &str| !plain[key].is_null();
     assert!(!has("manifests") || !(has("config") || has("layers")), "it has what both have");
-    assert!(!has("fsLayers"), "it is of schema 1, too");
+    assert!(!has("fsLayers") || matches!(found, Parsed::Schema1(_)), "it is of schema 1, too");
     match found {
+        Parsed::Schema1(image) => {
+            assert!(!has("manifests") && !has("config") && !has("layers"), "it is of schema 2, too");
+            schema1(image, &plain);
+        }
         Parsed::Index(index) => {
             assert_eq!(
                 plain.get("manifests").and_then(Value::as_array).map(Vec::len),
@@ -82,6 +94,33 @@ pub fn manifest(bytes: &[u8]) {
                 }
             }
         }
+    }
+}
+
+/// Layers are those of the document from the end to the beginning, none of them new, and the config is one of its texts.
+fn schema1(image: Schema1, written: &Value) {
+    let (layers, history) = (list(&written["fsLayers"]), list(&written["history"]));
+    assert!(!layers.is_empty() && layers.len() == history.len() && layers.len() <= LIST_MAX);
+    let mut rest = layers.iter().rev().filter_map(|layer| layer["blobSum"].as_str());
+    for layer in &image.layers {
+        assert!(rest.any(|written| written == layer.to_string()), "{layer} is not where it should be");
+    }
+    let texts = || history.iter().filter_map(|entry| entry["v1Compatibility"].as_str());
+    assert!(texts().any(|text| Digest::of(text.as_bytes()) == image.config));
+    let runtime = &image.runtime;
+    assert!(
+        runtime.entrypoint.iter().chain(&runtime.cmd).chain(&runtime.user).all(|text| !text.contains('\0'))
+    );
+    let (layers, config) = (image.layers.clone(), image.config.clone());
+    let limits = Limits { layers_max: 8, ..Limits::default() };
+    let source = |blob: &Digest| LayerSource::File { path: blob.hex().into() };
+    match image.plan("app".parse().expect("a name"), Digest::of(b""), &limits, source) {
+        Ok(plan) => {
+            assert!(plan.layers.len() <= limits.layers_max && plan.identity.config == config);
+            let keys: Vec<_> = plan.layers.iter().map(|layer| layer.key.clone()).collect();
+            assert_eq!(keys, layers.into_iter().map(LayerKey::Blob).collect::<Vec<_>>());
+        }
+        Err(_) => assert!(layers.len() > limits.layers_max),
     }
 }
 

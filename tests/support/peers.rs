@@ -35,6 +35,11 @@ pub(crate) struct Request {
 impl Registry {
     /// Starts one, and waits until it answers.
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with these lines more in its configuration.
+    pub(crate) fn start_with(lines: &str) -> Self {
         let program = find_program("docker-registry").expect("the caller looked for it");
         let own = tempfile::Builder::new().prefix("registry-").tempdir().expect("there is room for it");
         let dir = own.path();
@@ -47,7 +52,7 @@ impl Registry {
             let config = format!(
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
                  storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-                 http: {{addr: \"{address}\"}}\n",
+                 http: {{addr: \"{address}\"}}\n{lines}\n",
                 dir.join("storage").display()
             );
             fs::write(dir.join("config.yml"), config).expect("the room can be written");

@@ -164,6 +164,7 @@ pub(super) fn resolve(
             let (media_type, found) = (INDEX.to_owned(), "an image manifest");
             return Err(layout.unusable(INDEX, ManifestError::Content { media_type, found }));
         }
+        Ok(Parsed::Schema1(_)) => return Err(layout.unusable(INDEX, ManifestError::Schema1Here)),
         Err(source) => return Err(layout.unusable(INDEX, source)),
     };
     let entry = choose(layout, &index, tag, platform)?;
@@ -294,6 +295,7 @@ fn follow(
         let bytes = layout.blob(&entry, limits.manifest_bytes_max, "manifest_bytes_max")?;
         match parse(&bytes, Some(&entry.media_type)).map_err(|source| layout.unusable(&member, source))? {
             Parsed::Image(manifest) => return Ok((manifest, entry.digest)),
+            Parsed::Schema1(_) => return Err(layout.unusable(&member, ManifestError::Schema1Here)),
             Parsed::Index(index) => {
                 entry = index.choose(platform).map_err(|source| layout.unusable(&member, source))?.clone();
             }

@@ -35,22 +35,25 @@ pub fn parse_config(bytes: &[u8]) -> Result<ImageConfig, ManifestError> {
     if let Some(kind) = rootfs.kind.filter(|kind| kind != "layers" && !kind.is_empty()) {
         return Err(ManifestError::RootfsType(quote(&kind)));
     }
-    let platform = match (document.os, document.architecture) {
-        (Some(os), Some(architecture)) if !os.is_empty() && !architecture.is_empty() => {
-            let written = match document.variant.filter(|variant| !variant.is_empty()) {
-                Some(variant) => format!("{os}/{architecture}/{variant}"),
-                None => format!("{os}/{architecture}"),
-            };
-            // Informative only: a config with a strange platform is still an image.
-            written.parse().ok()
-        }
-        _ => None,
-    };
     Ok(ImageConfig {
         diff_ids: rootfs.diff_ids.map_or_else(Vec::new, |list| list.0),
         runtime: document.config.unwrap_or_default().runtime()?,
-        platform,
+        platform: written_platform(document.os, document.architecture, document.variant),
     })
+}
+
+/// The platform in a config, if it is one: an image with a strange one is still an image.
+pub(super) fn written_platform(
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
+) -> Option<Platform> {
+    let (os, architecture) = (os?, architecture?);
+    let written = match variant.filter(|variant| !variant.is_empty()) {
+        Some(variant) => format!("{os}/{architecture}/{variant}"),
+        None => format!("{os}/{architecture}"),
+    };
+    written.parse().ok()
 }
 
 #[derive(Deserialize)]
@@ -69,9 +72,10 @@ struct Rootfs {
     diff_ids: Option<List<DiffId>>,
 }
 
+/// The section `config` of a config.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Section {
+pub(super) struct Section {
     entrypoint: Option<Words>,
     cmd: Option<Words>,
     env: Option<Vec<String>>,
@@ -100,7 +104,7 @@ impl Words {
 }
 
 impl Section {
-    fn runtime(self) -> Result<RuntimeConfig, ManifestError> {
+    pub(super) fn runtime(self) -> Result<RuntimeConfig, ManifestError> {
         let said = |text: Option<String>| text.filter(|text| !text.is_empty());
         let split = |entry: String| {
             let (name, value) = entry.split_once('=')?;

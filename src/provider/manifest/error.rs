@@ -2,7 +2,7 @@
 
 use keelblock_actors::error::quote;
 
-use super::Platform;
+use super::{Platform, Schema1Error};
 
 /// Why a manifest, index or config cannot be used. Foreign text in it is cut.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,9 +21,16 @@ pub enum ManifestError {
         #[source]
         source: BadJson,
     },
-    /// Docker schema 1: another format, with another reader.
-    #[error("the manifest is of docker schema 1, which has no image config")]
-    Schema1,
+    /// Docker schema 1, and not as it should be.
+    #[error("the manifest is of docker schema 1 and cannot be used")]
+    Schema1 {
+        /// What is wrong with it.
+        #[from]
+        source: Schema1Error,
+    },
+    /// Docker schema 1 where nobody puts it.
+    #[error("the manifest is of docker schema 1, which is understood from registries only")]
+    Schema1Here,
     /// Fields of an image manifest and of an index in one document (CVE-2021-41190).
     #[error("the manifest is ambiguous: it has fields of more than one format (CVE-2021-41190)")]
     Ambiguous,
@@ -57,6 +64,22 @@ pub enum ManifestError {
     NotAnImage {
         /// Of its config.
         media_type: String,
+    },
+    /// The same, where it says itself what it is.
+    #[error("the manifest is no container image, but an artifact of type {artifact_type:?}")]
+    Artifact {
+        /// As written, cut.
+        artifact_type: String,
+    },
+    /// An image without an index, for another machine.
+    #[error("the image is for {found}, and not for {wanted}{hint}")]
+    OtherPlatform {
+        /// What the image says, cut.
+        found: String,
+        /// What was looked for.
+        wanted: String,
+        /// What to do, beginning with `; `, or nothing.
+        hint: &'static str,
     },
     /// No entry of an index fits.
     #[error("the index has no image for {wanted}; it offers {offered}")]

@@ -1,18 +1,24 @@
 //! Pure parsing of manifests, indexes and configs, and the plan they make together.
 //!
 //! Bytes come in that somebody else has fetched and verified; values go out. Nothing here reads a file, asks a
-//! registry or recurses by what a document says: a hostile document costs its own length and no more.
+//! registry or recurses by what a document says: a hostile document costs its own length and no more. How many documents
+//! are followed from one to the next is for whoever fetches them to bound (`Limits::index_depth_max`); a ring of indexes
+//! there cannot be, for each names the next by its digest.
 //!
 //! - `mod.rs`: manifest or index, told apart as CVE-2021-41190 demands;
-//! - `platform`: which entry of an index fits a machine;
+//! - `schema1`: manifests of before there were configs; `jws`: what is signed of them;
+//! - `platform`: which entry of an index fits a machine; `host`: which machine this is, the one file that looks at it;
 //! - `config`: the image config;
 //! - `plan`: manifest and config joined into an [`ImagePlan`](keelblock_actors::image::plan::ImagePlan).
 
 mod config;
 mod depth;
 mod error;
+mod host;
+mod jws;
 mod plan;
 mod platform;
+mod schema1;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +33,7 @@ pub use config::{ImageConfig, parse_config};
 pub use error::{BadJson, ManifestError};
 pub use plan::{layer_compression, plan};
 pub use platform::{Platform, PlatformError};
+pub use schema1::{Schema1, Schema1Error};
 
 /// Longest list of descriptors or diff IDs that is read: twenty times the default `layers_max`, and more platforms
 /// than any index has.
@@ -42,10 +49,10 @@ pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.lis
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// OCI image index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const SCHEMA1: [&str; 2] = [
-    "application/vnd.docker.distribution.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v1+prettyjws",
-];
+/// Docker image manifest, version 2, schema 1.
+pub const SCHEMA1_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v1+json";
+/// The same with signatures: what registries send.
+pub const SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 /// What servers send that know nothing of manifests: the content decides.
 const GENERIC: [&str; 4] = ["", "application/json", "application/octet-stream", "text/plain"];
 /// Media types of image configs. The last four are what old clients wrote by mistake and dockerd forgives
@@ -83,6 +90,8 @@ pub enum Parsed {
     Image(ImageManifest),
     /// Several, by platform.
     Index(Index),
+    /// One image, with what else would be its config.
+    Schema1(Schema1),
 }
 
 /// A docker schema 2 or OCI image manifest.
@@ -101,14 +110,30 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
 }
 
-/// Reads a manifest or index.
+/// The bytes of a manifest that its digest is of, and that are to be parsed: its payload if it is a schema 1 manifest with
+/// signatures, else all of them. To be called with what a registry sent, before its digest is compared with anything.
+///
+/// # Errors
+/// [`ManifestError::Schema1`] when the signatures do not say what they sign, or there are none where the media type
+/// promises some.
+pub fn signed_part(bytes: Vec<u8>, media_type: Option<&str>) -> Result<Vec<u8>, ManifestError> {
+    // What is stated to be of another format is read as that, or refused: nobody need look at its signatures.
+    match Kind::of(media_type.unwrap_or_default()) {
+        Ok(Some((Kind::Schema1, _)) | None) => {}
+        Ok(Some(_)) | Err(_) => return Ok(bytes),
+    }
+    let must_be_signed = essence(media_type.unwrap_or_default()).eq_ignore_ascii_case(SCHEMA1_SIGNED);
+    Ok(jws::payload(&bytes, must_be_signed)?.unwrap_or(bytes))
+}
+
+/// Reads a manifest or index; a signed one must have been through [`signed_part`].
 ///
 /// `media_type` is what the source says it is (`Content-Type`, or the descriptor that led here); parameters such as
 /// `; charset=utf-8` are ignored. It must agree with the `mediaType` field and with the content where each is there;
 /// `application/json` and its like say nothing.
 ///
 /// # Errors
-/// [`ManifestError::Schema1`] for docker schema 1, which is another format; else what is wrong with the document.
+/// What is wrong with the document.
 pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Parsed, ManifestError> {
     let given = Kind::of(media_type.unwrap_or_default())?;
     depth::check(bytes).map_err(|source| ManifestError::Manifest { source })?;
@@ -127,8 +152,17 @@ pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Parsed, ManifestE
     {
         return Err(ManifestError::Ambiguous);
     }
-    if schema1 || matches!(stated, Some((Kind::Schema1, _))) {
-        return Err(ManifestError::Schema1);
+    if schema1 {
+        // With a version of its own, too: else it is something that nobody has defined.
+        if let Some(version) = document.schema_version.filter(|&version| version != 1) {
+            return Err(ManifestError::SchemaVersion(version));
+        }
+        return match stated {
+            None | Some((Kind::Schema1, _)) => Ok(Parsed::Schema1(schema1::parse(bytes)?)),
+            Some((_, media_type)) => {
+                Err(ManifestError::Content { media_type: media_type.into(), found: SCHEMA1_FOUND })
+            }
+        };
     }
     if let Some(version) = document.schema_version.filter(|&version| version != 2) {
         return Err(ManifestError::SchemaVersion(version));
@@ -136,6 +170,10 @@ pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Parsed, ManifestE
     let found = match (document.manifests, document.config, document.layers) {
         (Some(manifests), ..) => Parsed::Index(Index { manifests: manifests.0 }),
         (None, Some(config), layers) => {
+            // Not that of an image: an artifact may well have a config that looks like one.
+            if let Some(artifact_type) = document.artifact_type.filter(|text| is_artifact(text)) {
+                return Err(ManifestError::Artifact { artifact_type: quote(&artifact_type) });
+            }
             if !CONFIGS.contains(&essence(&config.media_type)) {
                 return Err(ManifestError::NotAnImage { media_type: quote(&config.media_type) });
             }
@@ -143,14 +181,26 @@ pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Parsed, ManifestE
         }
         (None, None, _) => return Err(ManifestError::Neither),
     };
-    match (stated, &found) {
-        (Some((Kind::Image, _)) | None, Parsed::Image(_))
-        | (Some((Kind::Index, _)) | None, Parsed::Index(_)) => Ok(found),
-        (Some((_, media_type)), found) => {
-            let found = if matches!(found, Parsed::Image(_)) { "an image manifest" } else { "an index" };
-            Err(ManifestError::Content { media_type: media_type.into(), found })
+    let (kind, name) = match found {
+        Parsed::Image(_) => (Kind::Image, "an image manifest"),
+        Parsed::Index(_) => (Kind::Index, "an index"),
+        Parsed::Schema1(_) => (Kind::Schema1, SCHEMA1_FOUND),
+    };
+    match stated {
+        Some((stated, media_type)) if stated != kind => {
+            Err(ManifestError::Content { media_type: media_type.into(), found: name })
         }
+        _ => Ok(found),
     }
+}
+
+const SCHEMA1_FOUND: &str = "a manifest of docker schema 1";
+
+/// Whether this `artifactType` makes something else of an image. Where it is empty it is not there; and the type of an
+/// image config says that it is an image (OCI image-spec, manifest.md: what stands in for a missing one).
+fn is_artifact(artifact_type: &str) -> bool {
+    let artifact_type = essence(artifact_type);
+    !artifact_type.is_empty() && !CONFIGS[..2].contains(&artifact_type)
 }
 
 /// A media type without its parameters.
@@ -160,7 +210,8 @@ pub(crate) fn essence(media_type: &str) -> &str {
 
 /// Whether an entry of this media type can lead to an image.
 pub(crate) fn leads_to_an_image(media_type: &str) -> bool {
-    matches!(essence(media_type), DOCKER_MANIFEST | DOCKER_INDEX | OCI_MANIFEST | OCI_INDEX)
+    let known = [DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, SCHEMA1_MANIFEST, SCHEMA1_SIGNED];
+    known.contains(&essence(media_type))
 }
 
 /// What a media type says a document is.
@@ -179,8 +230,8 @@ impl Kind {
             (Self::Image, OCI_MANIFEST),
             (Self::Index, DOCKER_INDEX),
             (Self::Index, OCI_INDEX),
-            (Self::Schema1, SCHEMA1[0]),
-            (Self::Schema1, SCHEMA1[1]),
+            (Self::Schema1, SCHEMA1_MANIFEST),
+            (Self::Schema1, SCHEMA1_SIGNED),
         ];
         match known.into_iter().find(|(_, name)| name.eq_ignore_ascii_case(media_type)) {
             None if GENERIC.iter().any(|name| name.eq_ignore_ascii_case(media_type)) => Ok(None),
@@ -202,6 +253,7 @@ struct Document {
     layers: Option<List<Descriptor>>,
     manifests: Option<List<Descriptor>>,
     fs_layers: Option<IgnoredAny>,
+    artifact_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -232,7 +284,7 @@ impl<'de> Deserialize<'de> for Descriptor {
             size: written.size,
             platform: written.platform.map(Platform::from),
             annotations: written.annotations.unwrap_or_default(),
-            artifact_type: written.artifact_type.filter(|text| !text.is_empty()),
+            artifact_type: written.artifact_type.filter(|text| is_artifact(text)),
         })
     }
 }

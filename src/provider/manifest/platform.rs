@@ -1,8 +1,9 @@
 //! Which entry of an index fits a machine.
 //!
-//! The rules are those of containerd's `platforms` package within one architecture: variants of arm downwards, arm64
-//! `v8` the same as none, amd64 levels downwards. Unlike there, a 64-bit machine is not given 32-bit images:
-//! whether it can run them is not to be known from its name.
+//! The rules are those of containerd's `platforms` package within one architecture (`compare.go`): variants of arm
+//! downwards to v5, arm64 `v8` the same as none and `v8.N` and `v9.N` downwards, amd64 levels downwards to none. `os.version`
+//! and `os.features` are not looked at: they mean something on Windows alone. Unlike there, a 64-bit machine is not given
+//! 32-bit images: whether it can run them is not to be known from its name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,14 +30,22 @@ pub struct Platform {
 pub struct PlatformError(String);
 
 impl Platform {
-    /// What this program was built for.
+    /// That of this machine: what this program was built for, in the best variant that the processor has.
     pub fn host() -> Self {
-        let variant = (std::env::consts::ARCH == "arm").then(|| "v7".to_owned());
-        Self::normal("linux", std::env::consts::ARCH, variant.as_deref())
+        super::host::platform()
+    }
+
+    /// Whether an image that says it is for `image` is one for this platform. Where that says `arm` and no more it may be
+    /// for any, as configs of old images for v5 and v6 do.
+    pub fn runs(&self, image: &Self) -> bool {
+        self.os == image.os
+            && self.architecture == image.architecture
+            && (self.variants().contains(&image.variant)
+                || self.architecture == "arm" && image.variant.as_deref() == Some("v7"))
     }
 
     /// Names as Go has them; the variant that is the architecture's default is left out.
-    fn normal(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+    pub(super) fn normal(os: &str, architecture: &str, variant: Option<&str>) -> Self {
         let architecture = architecture.to_ascii_lowercase();
         let variant = variant.map(str::to_ascii_lowercase).filter(|variant| !variant.is_empty());
         let variant = variant.as_deref();
@@ -44,6 +53,7 @@ impl Platform {
             ("x86_64" | "x86-64" | "amd64", None | Some("v1")) => ("amd64", None),
             ("x86_64" | "x86-64" | "amd64", variant) => ("amd64", variant),
             ("aarch64" | "arm64", None | Some("8" | "v8" | "v8.0")) => ("arm64", None),
+            ("aarch64" | "arm64", Some("9" | "v9.0")) => ("arm64", Some("v9")),
             ("aarch64" | "arm64", variant) => ("arm64", variant),
             ("armhf", _) => ("arm", Some("v7")),
             ("armel", _) => ("arm", Some("v6")),
@@ -77,7 +87,27 @@ impl Platform {
                 let levels = (2..=newest).rev().map(|n| some(&format!("v{n}")));
                 levels.chain([None]).collect()
             }
+            ("arm64", _) => self.arm64_variants(),
             _ => self.variant.iter().cloned().map(Some).chain([None]).collect(),
+        }
+    }
+
+    /// The same for arm64: v9.N has what v8.(N+5) has, and `v8` is the name of none.
+    fn arm64_variants(&self) -> Vec<Option<String>> {
+        let variant = self.variant.as_deref().unwrap_or("v8");
+        let name = |major: u32, minor: u32| match (major, minor) {
+            (8, 0) => None,
+            (_, 0) => Some(format!("v{major}")),
+            _ => Some(format!("v{major}.{minor}")),
+        };
+        let number = variant.strip_prefix('v').map(|text| text.split_once('.').unwrap_or((text, "0")));
+        match number.map(|(major, minor)| (major, minor.parse::<u32>())) {
+            Some(("8", Ok(newest @ 0..=9))) => (0..=newest).rev().map(|n| name(8, n)).collect(),
+            Some(("9", Ok(newest @ 0..=9))) => {
+                let older = (0..=(newest + 5).min(9)).rev().map(|n| name(8, n));
+                (0..=newest).rev().map(|n| name(9, n)).chain(older).collect()
+            }
+            _ => vec![self.variant.clone(), None],
         }
     }
 

@@ -42,7 +42,7 @@ fn read(document: &Value, media_type: Option<&str>) -> Result<Parsed, ManifestEr
 fn index(entries: Vec<Value>) -> Index {
     match read(&json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}), None).unwrap() {
         Parsed::Index(index) => index,
-        Parsed::Image(_) => panic!("an index was read as an image"),
+        other => panic!("an index was read as {other:?}"),
     }
 }
 
@@ -106,11 +106,20 @@ fn media_types_must_agree_with_each_other_and_with_the_content() {
 
 #[test]
 fn schema_1_and_versions_to_come_are_told_apart() {
-    let old = json!({"schemaVersion": 1, "name": "a", "tag": "b", "architecture": "amd64", "fsLayers": [],
+    let mut old = json!({"schemaVersion": 1, "name": "a", "tag": "b", "architecture": "amd64", "fsLayers": [],
                      "history": [], "signatures": []});
-    for given in [None, Some("application/json"), Some(SCHEMA1[0]), Some(SCHEMA1[1])] {
-        assert_eq!(read(&old, given), Err(ManifestError::Schema1));
+    for given in [None, Some("application/json"), Some(SCHEMA1_MANIFEST), Some(SCHEMA1_SIGNED)] {
+        assert!(matches!(read(&old, given), Err(ManifestError::Schema1 { .. })));
     }
+    for given in [OCI_MANIFEST, DOCKER_INDEX] {
+        assert!(
+            matches!(read(&old, Some(given)), Err(ManifestError::Content { found, .. }) if found == SCHEMA1_FOUND)
+        );
+    }
+    old["schemaVersion"] = json!(2);
+    assert_eq!(read(&old, None), Err(ManifestError::SchemaVersion(2)));
+    let image_said_old = read(&image("", &[TAR]), Some(SCHEMA1_MANIFEST));
+    assert!(matches!(image_said_old, Err(ManifestError::Content { .. })));
     let mut new = image(OCI_MANIFEST, &[TAR]);
     new["schemaVersion"] = json!(3);
     assert_eq!(read(&new, None), Err(ManifestError::SchemaVersion(3)));
@@ -125,6 +134,25 @@ fn what_is_no_image_is_named() {
         matches!(&error, ManifestError::NotAnImage { media_type } if media_type.contains("helm")),
         "{error}"
     );
+    // A model, or what else lies in registries: the type is said, and the config is empty.
+    let mut artifact = image(OCI_MANIFEST, &["application/vnd.example.model"]);
+    artifact["config"]["mediaType"] = json!("application/vnd.oci.empty.v1+json");
+    let error = read(&artifact, None).unwrap_err();
+    assert!(error.to_string().contains("vnd.oci.empty.v1+json"), "{error}");
+    artifact["artifactType"] = json!("application/vnd.example\u{1b}");
+    let error = read(&artifact, None).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        r#"the manifest is no container image, but an artifact of type "application/vnd.example\u{1b}""#
+    );
+    // Also with a config like that of an image; unless it is what stands in for a missing type.
+    let mut disguised = image(OCI_MANIFEST, &[TAR]);
+    disguised["artifactType"] = json!("application/vnd.example");
+    assert!(matches!(read(&disguised, None), Err(ManifestError::Artifact { .. })));
+    for artifact_type in ["", "application/vnd.oci.image.config.v1+json"] {
+        disguised["artifactType"] = json!(artifact_type);
+        assert!(matches!(read(&disguised, None), Ok(Parsed::Image(_))));
+    }
     assert_eq!(read(&json!({}), None), Err(ManifestError::Neither));
     assert_eq!(read(&json!({"layers": []}), None), Err(ManifestError::Neither));
     for bytes in ["", "null", "[]", "3", "\"x\"", "{", "{}x", "\u{feff}{}", "<html>"] {
@@ -224,12 +252,14 @@ fn an_index_gives_the_best_variant_that_runs() {
 #[test]
 fn attestations_and_artifacts_are_never_chosen() {
     let mut attestation = entry(1, None);
+    let mut with_platform = entry(1, Some("linux/amd64"));
+    with_platform["annotations"] = json!({"vnd.docker.reference.type": "anything"});
     attestation["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
     let mut artifact = entry(2, Some("linux/amd64"));
     artifact["artifactType"] = json!("application/vnd.example");
     let mut strange = entry(3, Some("linux/amd64"));
     strange["mediaType"] = json!("application/vnd.example+json");
-    let mut entries = vec![attestation, artifact, strange, entry(4, Some("unknown/unknown"))];
+    let mut entries = vec![attestation, with_platform, artifact, strange, entry(4, Some("unknown/unknown"))];
     let none = index(entries.clone());
     let error = none.choose(&"linux/amd64".parse().unwrap()).unwrap_err();
     assert!(error.to_string().contains("no image at all"), "{error}");
@@ -273,8 +303,71 @@ fn platforms_are_read_and_printed() {
     let host = Platform::host().to_string();
     assert_eq!(host.parse::<Platform>().unwrap(), Platform::host());
     if cfg!(target_arch = "x86_64") {
-        assert_eq!(host, "linux/amd64");
+        assert!(host.starts_with("linux/amd64"), "{host}");
     }
+}
+
+#[test]
+fn an_image_for_a_higher_level_than_the_machine_has_is_never_taken() {
+    let all = index((1..=4).map(|n| entry(n, Some(&format!("linux/amd64/v{n}")))).collect());
+    for n in 1..=4 {
+        assert_eq!(chosen(&all, &format!("linux/amd64/v{n}")), Some(Digest::of(&[n])));
+    }
+    let high = index((3..=4).map(|n| entry(n, Some(&format!("linux/amd64/v{n}")))).collect());
+    assert_eq!(chosen(&high, "linux/amd64/v2"), None);
+    assert_eq!(chosen(&high, "linux/amd64"), None);
+    // On this very machine: the level that it has, of all.
+    let host = Platform::host();
+    if host.architecture == "amd64" {
+        let level = host.variant.as_deref().map_or(1, |variant| variant[1..].parse().unwrap());
+        assert_eq!(all.choose(&host).unwrap().digest, Digest::of(&[level]));
+    }
+}
+
+#[test]
+fn versions_of_arm64_go_downwards_as_in_containerd() {
+    let names = ["v8", "v8.1", "v8.5", "v8.6", "v9", "v9.1"];
+    let all = |names: &[&str]| {
+        index(names.iter().zip(1..).map(|(name, n)| entry(n, Some(&format!("linux/arm64/{name}")))).collect())
+    };
+    for (wanted, n) in [
+        ("", 1),
+        ("/v8", 1),
+        ("/v8.1", 2),
+        ("/v8.4", 2),
+        ("/v8.9", 4),
+        ("/v9", 5),
+        ("/v9.0", 5),
+        ("/v9.7", 6),
+    ] {
+        assert_eq!(chosen(&all(&names), &format!("linux/arm64{wanted}")), Some(Digest::of(&[n])), "{wanted}");
+    }
+    // Without any v9: that of v9.0 is v8.5, and of v9.1 v8.6.
+    assert_eq!(chosen(&all(&names[..4]), "linux/arm64/v9"), Some(Digest::of(&[3])));
+    assert_eq!(chosen(&all(&names[..4]), "linux/arm64/v9.1"), Some(Digest::of(&[4])));
+    assert_eq!(chosen(&all(&names[1..]), "linux/arm64"), None);
+    assert_eq!(chosen(&all(&["v8"]), "linux/arm64/v10"), Some(Digest::of(&[1])));
+}
+
+#[test]
+fn what_a_platform_is_besides_does_not_matter_on_linux() {
+    let mut strange = entry(1, Some("linux/amd64"));
+    strange["platform"]["os.version"] = json!("10.0.14393");
+    strange["platform"]["os.features"] = json!(["win32k"]);
+    strange["platform"]["features"] = json!(["sse4"]);
+    assert_eq!(chosen(&index(vec![strange]), "linux/amd64"), Some(Digest::of(&[1])));
+}
+
+#[test]
+fn an_image_for_one_platform_is_told_from_one_for_another() {
+    let runs = |machine: &str, image: &str| {
+        machine.parse::<Platform>().unwrap().runs(&image.parse::<Platform>().unwrap())
+    };
+    assert!(runs("linux/amd64/v3", "linux/amd64") && runs("linux/amd64/v3", "linux/amd64/v2"));
+    assert!(!runs("linux/amd64", "linux/amd64/v2") && !runs("linux/amd64", "linux/arm64"));
+    assert!(!runs("linux/amd64", "windows/amd64") && !runs("linux/amd64", "linux/386"));
+    assert!(runs("linux/arm/v6", "linux/arm") && runs("linux/arm/v6", "linux/arm/v5"));
+    assert!(!runs("linux/arm/v6", "linux/arm/v8"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Manifests, indexes and configs of a registry, verified; blobs, opened.
 //!
 //! Whatever is asked by digest is checked against it before anything else looks at it; what is asked by tag, against the digest
-//! that the registry itself states, if it does.
+//! that the registry itself states, if it does. Of a schema 1 manifest with signatures only the signed part counts, in
+//! digests as in all else.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -25,12 +26,15 @@ use super::health::Health;
 use super::http::{Answer, Http};
 use super::meter::Meter;
 use super::{RegistrySettings, Task};
-use crate::provider::manifest::{self, Descriptor, Parsed};
+use crate::provider::manifest::{self, Descriptor, ImageManifest, ManifestError, Parsed, Platform, Schema1};
 
-/// Everything that can be a manifest here, one header.
+/// Everything that can be a manifest here, one header. Schema 1 comes last: a registry that has an image in both forms
+/// shall give the one with a config. With less weight also for those that ignore the order.
 const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
-    application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
+    application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v1+prettyjws;q=0.5, \
+    application/vnd.docker.distribution.manifest.v1+json;q=0.4";
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// The registries of the world, as one client with one set of connections and tokens. Cheap to make and to clone; the first use
@@ -59,11 +63,17 @@ pub(super) struct Place {
     repository: String,
 }
 
-/// A manifest or index, verified.
+/// A manifest or index, verified: of a signed one the signed part.
 struct Document {
     bytes: Vec<u8>,
     media_type: Option<String>,
     digest: Digest,
+}
+
+/// What a reference led to.
+enum Found {
+    Image(ImageManifest),
+    Schema1(Schema1),
 }
 
 impl RegistryClient {
@@ -214,10 +224,13 @@ impl State {
         let mut at = asked(place, "manifest", wanted.clone());
         let mut document = self.manifest(&at, reference.digest.as_ref(), None).await?;
         let mut indexes = 0;
-        let image = loop {
+        // By an index: then what the image says of its platform does not count any more.
+        let mut chosen = false;
+        let found = loop {
             let unusable = |source| RegistryError::Manifest { asked: at.clone(), source };
             let index = match manifest::parse(&document.bytes, document.media_type.as_deref()) {
-                Ok(Parsed::Image(image)) => break image,
+                Ok(Parsed::Image(image)) => break Found::Image(image),
+                Ok(Parsed::Schema1(image)) => break Found::Schema1(image),
                 Ok(Parsed::Index(index)) => index,
                 Err(source) => return Err(unusable(source)),
             };
@@ -227,22 +240,56 @@ impl State {
                 return Err(RegistryError::TooDeep { asked, limit: limits.index_depth_max });
             }
             let entry = index.choose(&self.settings.platform).map_err(unusable)?;
+            chosen |= entry.platform.is_some();
             at = asked(place, "manifest", entry.digest.to_string());
             document = self.manifest(&at, Some(&entry.digest), Some(entry)).await?;
         };
-        let config_at = asked(place, "config", image.config.digest.to_string());
-        let bytes = self.config(&config_at, &image.config).await?;
-        let config = manifest::parse_config(&bytes)
-            .map_err(|source| RegistryError::Manifest { asked: config_at, source })?;
-        let identity = ImageIdentity { name, manifest: document.digest, config: image.config.digest.clone() };
         let whole = Reference {
             registry: Some(place.registry.clone()),
             repository: place.repository.clone(),
             tag: None,
             digest: None,
         };
-        manifest::plan(identity, &image, config, limits, |_| LayerSource::Registry(whole.clone()))
+        let source = LayerSource::Registry(whole);
+        let image = match found {
+            Found::Image(image) => image,
+            Found::Schema1(image) => {
+                let planned = self.check_platform(&name, image.platform.as_ref(), chosen);
+                let planned =
+                    planned.and_then(|()| image.plan(name, document.digest, limits, |_| source.clone()));
+                return planned.map_err(|source| RegistryError::Manifest { asked: at, source });
+            }
+        };
+        let config_at = asked(place, "config", image.config.digest.to_string());
+        let bytes = self.config(&config_at, &image.config).await?;
+        let config = manifest::parse_config(&bytes)
+            .and_then(|config| self.check_platform(&name, config.platform.as_ref(), chosen).map(|()| config))
+            .map_err(|source| RegistryError::Manifest { asked: config_at, source })?;
+        let identity = ImageIdentity { name, manifest: document.digest, config: image.config.digest.clone() };
+        manifest::plan(identity, &image, config, limits, |_| source.clone())
             .map_err(|source| RegistryError::Manifest { asked: at, source })
+    }
+
+    /// Whether an image that no index chose for a platform may be taken. That of another operating system cannot run here.
+    /// That for another processor may, with an emulator, and many say the wrong one: it is refused to whoever named a platform,
+    /// as by dockerd, and else taken with a warning.
+    fn check_platform(
+        &self,
+        name: &ImageName,
+        found: Option<&Platform>,
+        chosen: bool,
+    ) -> Result<(), ManifestError> {
+        let wanted = &self.settings.platform;
+        let Some(found) = found.filter(|found| !chosen && !wanted.runs(found)) else { return Ok(()) };
+        let (given, other_os) = (self.settings.platform_given, found.os != wanted.os);
+        if given || other_os {
+            let hint = if other_os { "" } else { "; leave --platform out to take it as it is" };
+            let (found, wanted) = (quote(&found.to_string()), wanted.to_string());
+            return Err(ManifestError::OtherPlatform { found, wanted, hint });
+        }
+        slog::warn!(self.log, "the image is for another platform than this machine's";
+            "image" => %name, "platform" => %found, "machine" => %wanted);
+        Ok(())
     }
 
     /// A manifest by tag or digest; `entry` is the index entry that led to it.
@@ -269,7 +316,12 @@ impl State {
         let content_type = answer.header(header::CONTENT_TYPE).map(str::to_owned);
         // One that cannot be read cannot be checked either; registries need not send any.
         let stated: Option<Digest> = answer.header(CONTENT_DIGEST).and_then(|text| text.parse().ok());
+        // What the index says of its entry is as verified as the index is, so it counts before the header.
+        let media_type = entry.map(|entry| entry.media_type.clone()).filter(|text| !text.is_empty());
+        let media_type = media_type.or(content_type);
         let bytes = self.whole(asked, answer, limit, flag).await?;
+        let bytes = manifest::signed_part(bytes, media_type.as_deref())
+            .map_err(|source| RegistryError::Manifest { asked: asked.clone(), source })?;
         if let Some(expected) = entry.map(|entry| entry.size)
             && expected != bytes.len() as u64
         {
@@ -287,9 +339,7 @@ impl State {
             }
         }
         let digest = digest.cloned().unwrap_or_else(|| Digest::of(&bytes));
-        // What the index says of its entry is as verified as the index is, so it counts before the header.
-        let media_type = entry.map(|entry| entry.media_type.clone()).filter(|text| !text.is_empty());
-        Ok(Document { bytes, media_type: media_type.or(content_type), digest })
+        Ok(Document { bytes, media_type, digest })
     }
 
     async fn config(&self, asked: &Asked, config: &Descriptor) -> Result<Vec<u8>, RegistryError> {

@@ -19,8 +19,7 @@
 //! HTTP/1.1 only, on purpose. Blobs that wait for a slot to be unpacked would hold the flow-control window that all
 //! streams of one HTTP/2 connection share, and starve the very blob whose unpacking they wait for.
 //!
-//! Not here yet: retries and resumption, mirrors, credential files and helpers (a [`Credentials`] each), schema 1
-//! (refused as [`ManifestError::Schema1`](crate::provider::manifest::ManifestError::Schema1)).
+//! Not here yet: retries and resumption, mirrors, credential files and helpers (a [`Credentials`] each).
 
 mod ask;
 mod auth;
@@ -72,6 +71,9 @@ pub struct RegistrySettings {
     pub limits: Limits,
     /// Which image of an index to take.
     pub platform: Platform,
+    /// Whether somebody asked for that platform. Then an image that says it is for another processor is refused, also where
+    /// there is no index to choose from.
+    pub platform_given: bool,
     /// The registry of names without one, where its scheme was written out: that scheme then holds for that host in any
     /// name (`--docker_registry=https://localhost:5000`).
     pub default_registry: Option<RegistryUrl>,
@@ -89,6 +91,7 @@ impl RegistrySettings {
         Self {
             limits,
             platform: Platform::host(),
+            platform_given: false,
             default_registry: None,
             insecure: InsecureRegistries::default(),
             ca_file: None,
