@@ -10,6 +10,7 @@ mod support {
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use keelblock::limits::Limits;
@@ -20,7 +21,7 @@ use keelblock_actors::stop::Stop;
 use serde_json::json;
 use support::binary::Room;
 use support::images::{Image, Layer};
-use tarball::{Tarball, dir, file, image_store, images, put_tar, store};
+use tarball::{Tarball, dir, file, hard_link, image_store, images, put_tar, store, symlink};
 
 /// Flips one bit; done again, it is as it was.
 fn flip(path: &Path, at: u64) {
@@ -106,7 +107,10 @@ fn one_bit_anywhere_in_its_record_and_a_layer_is_not_used_but_brought_again() {
     let record = record_of(&home, &layer);
     let whole = fs::read(&record).unwrap();
     let text = String::from_utf8(whole.clone()).unwrap();
-    assert!(["whiteouts", "implied", "\"commit\"", "\"sum\""].iter().all(|field| text.contains(field)), "{text}");
+    assert!(
+        ["whiteouts", "implied", "\"commit\"", "\"sum\""].iter().all(|field| text.contains(field)),
+        "{text}"
+    );
     let key = LayerKey::Diff(layer.diff_id.clone());
     for bit in 0..whole.len() * 8 {
         let mut rotten = whole.clone();
@@ -129,11 +133,174 @@ fn one_bit_anywhere_in_its_record_and_a_layer_is_not_used_but_brought_again() {
     assert!(store.find(&key).unwrap().is_some() && store.show(&layer).is_ok() && !is_bad(&store, &layer));
 }
 
+/// A tree with a bit of everything that whoever runs the tests can make.
+fn tree() -> Vec<u8> {
+    let holes =
+        tarball::old_sparse("d/holes", 9 << 20, &[(1 << 20, b"one".to_vec()), (8 << 20, vec![7; 5000])]);
+    Tarball::of([
+        dir("d").mode(0o750),
+        file("d/small", "small"),
+        file("d/large", large()),
+        holes,
+        file("d/empty", ""),
+        file("d/script", "#!").mode(0o755),
+        symlink("link", "d"),
+        file("link/through", "a symlink"),
+        hard_link("d/again", "d/small"),
+        hard_link("a", "d/large"),
+        file("twice", "first"),
+        hard_link("first", "twice"),
+        file("twice", "second"),
+        file("implied/f", "x"),
+        dir("d/gone"),
+        file("d/gone/f", "f"),
+        file("d/gone", "a file now"),
+        dir("d-e"),
+        file("d-e/f", "after d/ in order of paths"),
+    ])
+    .end()
+}
+
 #[test]
-fn of_a_tree_nothing_is_said() {
+fn whatever_is_changed_in_a_tree_is_found_and_named_and_other_layers_are_not_accused() {
     let top = tempfile::tempdir().unwrap();
-    let store = store(&top.path().join("store"));
+    let home = top.path().join("store");
+    let store = store(&home);
+    let layer = put_tar(&store, &tree()).unwrap();
+    let other = put_tar(&store, &Tarball::of([file("d/small", "other")]).end()).unwrap();
+    let at = record_of(&home, &layer).with_file_name("tree");
+    assert_eq!((verdict(&store, &layer), verdict(&store, &other)), (Verdict::Whole, Verdict::Whole));
+    let times = |path: &Path| {
+        let found = fs::symlink_metadata(path).unwrap();
+        std::fs::FileTimes::new()
+            .set_accessed(found.accessed().unwrap())
+            .set_modified(found.modified().unwrap())
+    };
+    // Something is changed, and what a filesystem would not change with it is set back.
+    let changed = |path: &str, what: &str, change: &dyn Fn(&Path)| {
+        let (path, name) = (at.join(path), path);
+        let dir = path.parent().unwrap().to_owned();
+        let before = times(&dir);
+        change(&path);
+        File::open(&dir).unwrap().set_times(before).unwrap();
+        match verdict(&store, &layer) {
+            Verdict::Bad(why) => {
+                assert!(why.contains(&format!("{name:?}: {what}")), "{name}, {what}: {why}");
+            }
+            other => panic!("{name}, {what}: {other:?}"),
+        }
+        assert_eq!(verdict(&store, &other), Verdict::Whole);
+    };
+    let whole = |what: &str| assert_eq!(verdict(&store, &layer), Verdict::Whole, "{what} was put right");
+    for name in [
+        "d/small",
+        "d/large",
+        "d/holes",
+        "d/script",
+        "d/through",
+        "first",
+        "twice",
+        "implied/f",
+        "d/gone",
+        "d-e/f",
+    ] {
+        let path = at.join(name);
+        let bytes = len(&path);
+        let of_hole = if name == "d/holes" { 8 << 20 } else { 0 };
+        for place in [of_hole, of_hole + (bytes - of_hole) / 2, bytes - 1] {
+            let flip = |path: &Path| {
+                let before = times(path);
+                let file = File::options().read(true).write(true).open(path).unwrap();
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, place).unwrap();
+                file.write_all_at(&[byte[0] ^ 0x10], place).unwrap();
+                file.set_times(before).unwrap();
+            };
+            // In the hole of a file nothing is on the disk that could rot.
+            if name == "d/holes" && place < bytes - 5000 && place >= (8 << 20) + 5000 {
+                continue;
+            }
+            changed(name, "other content", &flip);
+            flip(&path);
+            whole(name);
+        }
+    }
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (name, right) in [("d", 0o750), ("d/empty", 0o644), ("d/script", 0o755)] {
+        changed(name, "another mode", &|path| mode(path, right ^ 0o001));
+        mode(&at.join(name), right);
+        whole(name);
+    }
+    let aside = top.path().join("aside");
+    for name in ["d/small", "d/empty", "link", "d-e/f"] {
+        changed(name, "it is not there", &|path| fs::rename(path, &aside).unwrap());
+        let before = times(at.join(name).parent().unwrap());
+        fs::rename(&aside, at.join(name)).unwrap();
+        File::open(at.join(name).parent().unwrap()).unwrap().set_times(before).unwrap();
+        whole(name);
+    }
+    for name in ["new", "d/new", "d/gonf", "d-e/f2"] {
+        changed(name, "it was not there", &|path| fs::write(path, "").unwrap());
+        let (path, before) = (at.join(name), times(at.join(name).parent().unwrap()));
+        fs::remove_file(&path).unwrap();
+        File::open(path.parent().unwrap()).unwrap().set_times(before).unwrap();
+        whole(name);
+    }
+    changed("d/empty", "another size", &|path| fs::write(path, "x").unwrap());
+    fs::write(at.join("d/empty"), "").unwrap();
+    changed("d/empty", "another time", &|_| {});
+    let reset = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    File::open(at.join("d/empty")).unwrap().set_modified(reset).unwrap();
+    whole("the time");
+    changed("link", "another", &|path| {
+        fs::remove_file(path).unwrap();
+        std::os::unix::fs::symlink("e", path).unwrap();
+    });
+    assert_eq!(put_again(&store, &layer, &tree()), Verdict::Whole);
+    // Links: one that became a file of its own, with all that it had.
+    changed("d/small", "it is no longer another name of the same file", &|path| {
+        let before = times(path);
+        fs::copy(path, &aside).unwrap();
+        File::open(&aside).unwrap().set_times(before).unwrap();
+        fs::rename(&aside, path).unwrap();
+    });
+    assert_eq!(put_again(&store, &layer, &tree()), Verdict::Whole);
+    changed("d", "it is not there", &|path| fs::remove_dir_all(path).unwrap());
+    assert_eq!(put_again(&store, &layer, &tree()), Verdict::Whole);
+    // What it is verified by.
+    let sums = at.with_file_name("sums");
+    for place in 0..len(&sums) {
+        flip(&sums, place);
+        assert!(is_bad(&store, &layer), "byte {place}");
+        flip(&sums, place);
+    }
+    whole("sums");
+    fs::remove_file(&sums).unwrap();
+    assert!(is_bad(&store, &layer));
+    fs::remove_dir_all(&at).unwrap();
+    assert!(is_bad(&store, &layer));
+}
+
+/// What becomes of a bad layer that is brought again.
+fn put_again(store: &DiskStore, layer: &StoredLayer, tar: &[u8]) -> Verdict {
+    store.quarantine(&layer.diff_id).unwrap().unwrap();
+    assert_eq!(put_tar(store, tar).unwrap(), *layer);
+    verdict(store, layer)
+}
+
+#[test]
+fn of_a_tree_of_before_there_were_sums_nothing_is_said() {
+    let top = tempfile::tempdir().unwrap();
+    let home = top.path().join("store");
+    let store = store(&home);
     let layer = put_tar(&store, &Tarball::of([file("f", "tree")]).end()).unwrap();
+    let record = record_of(&home, &layer);
+    let mut fields: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    for newer in ["tree", "sum"] {
+        fields.as_object_mut().unwrap().remove(newer).unwrap();
+    }
+    fs::write(&record, fields.to_string()).unwrap();
+    fs::remove_file(record.with_file_name("sums")).unwrap();
     assert_eq!(verdict(&store, &layer), Verdict::NotVerifiable);
 }
 

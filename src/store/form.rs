@@ -20,6 +20,7 @@ use super::attributes::NotSet;
 use super::image::ImageFile;
 use super::layout::{IMAGE, LAYER_RECORD, Layout, SUMS, TREE};
 use super::shown::Mounts;
+use super::treesums::TreeSums;
 use super::whiteout::Namespace;
 
 /// Bytes of an image that one of its sums is about, and bytes of that sum.
@@ -84,6 +85,10 @@ pub struct LayerRecord {
     /// Of an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageFile>,
+    /// Of a tree, what is kept to verify it; `None` = a version of this program made it that kept nothing, or the filesystem
+    /// does not keep what it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeSums>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
@@ -122,13 +127,16 @@ impl LayerRecord {
 
     /// Whether the files that make this layer are all in its directory, as far as names and sizes can tell.
     pub(super) fn has_its_files(&self, dir: &Path) -> bool {
+        let is = |name, bytes| {
+            std::fs::symlink_metadata(dir.join(name))
+                .is_ok_and(|found| found.is_file() && found.len() == bytes)
+        };
         match self.form {
-            Form::Tree => std::fs::symlink_metadata(dir.join(TREE)).is_ok_and(|tree| tree.is_dir()),
+            Form::Tree => {
+                let tree = std::fs::symlink_metadata(dir.join(TREE)).is_ok_and(|tree| tree.is_dir());
+                tree && self.tree.as_ref().is_none_or(|tree| is(SUMS, tree.bytes))
+            }
             Form::Erofs => {
-                let is = |name, bytes| {
-                    std::fs::symlink_metadata(dir.join(name))
-                        .is_ok_and(|found| found.is_file() && found.len() == bytes)
-                };
                 let sums_bytes = |image: &ImageFile| image.bytes.div_ceil(SUMMED_BYTES) * SUM_BYTES;
                 self.image.as_ref().is_some_and(|image| is(IMAGE, image.bytes) && is(SUMS, sums_bytes(image)))
             }
@@ -178,7 +186,8 @@ fn seal(mut document: Vec<u8>) -> Vec<u8> {
 /// is an error.
 fn opened(sealed: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
     let parts = sealed.strip_suffix(SEAL.1).and_then(|rest| rest.split_last_chunk::<SEAL_DIGITS>());
-    let Some((document, digits)) = parts.and_then(|(rest, digits)| Some((rest.strip_suffix(SEAL.0)?, digits)))
+    let Some((document, digits)) =
+        parts.and_then(|(rest, digits)| Some((rest.strip_suffix(SEAL.0)?, digits)))
     else {
         return Ok(None);
     };

@@ -10,6 +10,7 @@
 //!   layers/<alg>/<hex>/             one committed layer, named by its diff ID; appears by rename, whole
 //!     layer.json                    what it is: form, bytes, entries, blob digest, what could not be set
 //!     tree/                         form "tree": the unpacked layer in overlayfs form
+//!     sums                          beside it: what each of its names is (see `treesums`)
 //!     layer.erofs                   form "erofs": the same as an EROFS image
 //!     sums                          beside it: a CRC-32 of each of its blocks
 //!   blobs/<alg>/<hex>               text: the diff ID that the blob of this digest unpacks to

@@ -47,6 +47,7 @@ mod space;
 mod stage;
 mod tar;
 mod tree;
+mod treesums;
 mod unpack;
 mod unsettled;
 pub mod whiteout;
@@ -78,6 +79,7 @@ pub use self::privileges::Privileges;
 pub use self::scrub::{Scrubbed, Verdict};
 pub use self::settle::Settled;
 pub use self::settler::{Settler, SyncMode};
+pub use self::treesums::TreeSums;
 
 use self::format::Format;
 use self::journal::Journal;
