@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use keelblock::limits::Limits;
-use keelblock::store::{DiskStore, Verdict};
+use keelblock::store::{DiskStore, LayerForm, Verdict};
 use keelblock_actors::image::plan::LayerKey;
 use keelblock_actors::ports::{Store, StoredLayer};
 use keelblock_actors::stop::Stop;
@@ -185,7 +185,7 @@ fn whatever_is_changed_in_a_tree_is_found_and_named_and_other_layers_are_not_acc
         File::open(&dir).unwrap().set_times(before).unwrap();
         match verdict(&store, &layer) {
             Verdict::Bad(why) => {
-                assert!(why.contains(&format!("{name:?}: {what}")), "{name}, {what}: {why}");
+                assert!(why.contains(&format!("tree: {name}: {what}")), "{name}, {what}: {why}");
             }
             other => panic!("{name}, {what}: {other:?}"),
         }
@@ -206,8 +206,10 @@ fn whatever_is_changed_in_a_tree_is_found_and_named_and_other_layers_are_not_acc
     ] {
         let path = at.join(name);
         let bytes = len(&path);
-        let of_hole = if name == "d/holes" { 8 << 20 } else { 0 };
-        for place in [of_hole, of_hole + (bytes - of_hole) / 2, bytes - 1] {
+        // In a hole nothing is on the disk that could rot.
+        let places =
+            if name == "d/holes" { [1 << 20, 8 << 20, (8 << 20) + 4999] } else { [0, bytes / 2, bytes - 1] };
+        for place in places {
             let flip = |path: &Path| {
                 let before = times(path);
                 let file = File::options().read(true).write(true).open(path).unwrap();
@@ -216,10 +218,6 @@ fn whatever_is_changed_in_a_tree_is_found_and_named_and_other_layers_are_not_acc
                 file.write_all_at(&[byte[0] ^ 0x10], place).unwrap();
                 file.set_times(before).unwrap();
             };
-            // In the hole of a file nothing is on the disk that could rot.
-            if name == "d/holes" && place < bytes - 5000 && place >= (8 << 20) + 5000 {
-                continue;
-            }
             changed(name, "other content", &flip);
             flip(&path);
             whole(name);
@@ -258,7 +256,7 @@ fn whatever_is_changed_in_a_tree_is_found_and_named_and_other_layers_are_not_acc
     });
     assert_eq!(put_again(&store, &layer, &tree()), Verdict::Whole);
     // Links: one that became a file of its own, with all that it had.
-    changed("d/small", "it is no longer another name of the same file", &|path| {
+    changed("d/again", "it is no longer another name of the same file", &|path| {
         let before = times(path);
         fs::copy(path, &aside).unwrap();
         File::open(&aside).unwrap().set_times(before).unwrap();
@@ -283,7 +281,7 @@ fn whatever_is_changed_in_a_tree_is_found_and_named_and_other_layers_are_not_acc
 
 /// What becomes of a bad layer that is brought again.
 fn put_again(store: &DiskStore, layer: &StoredLayer, tar: &[u8]) -> Verdict {
-    store.quarantine(&layer.diff_id).unwrap().unwrap();
+    store.quarantine(&layer.diff_id, &[]).unwrap().unwrap();
     assert_eq!(put_tar(store, tar).unwrap(), *layer);
     verdict(store, layer)
 }
@@ -304,18 +302,38 @@ fn of_a_tree_of_before_there_were_sums_nothing_is_said() {
     assert_eq!(verdict(&store, &layer), Verdict::NotVerifiable);
 }
 
-/// The image of the one layer whose file has this many bytes at least.
-fn large_image(layers: &Path) -> PathBuf {
-    let all = fs::read_dir(layers).unwrap().map(|layer| layer.unwrap().path().join("layer.erofs"));
-    all.into_iter().find(|image| len(image) > 1_000_000).unwrap()
+/// What `ps` and `inspect` say of the container "user": its phase, and the bad layers it stands on.
+fn told_of_user(room: &Room) -> (String, serde_json::Value) {
+    let listed = room.keelblock(["ps"]).run().ok().stdout();
+    let line = listed.lines().find(|line| line.starts_with("user ")).unwrap().to_owned();
+    let inspected = room.keelblock(["--json", "inspect", "user"]).run().ok().json();
+    let all = room.keelblock(["--json", "ps"]).run().ok().json();
+    assert_eq!(all[0]["damaged_layers"], inspected["damaged_layers"]);
+    (line, inspected["damaged_layers"].clone())
 }
 
 #[test]
 fn the_command_names_the_layer_and_the_container_on_it() {
-    if !images() {
-        return;
+    if images() {
+        the_command_names(LayerForm::Erofs);
     }
-    let room = Room::below(&std::env::temp_dir(), "scrub").with_flag("--layer_form=erofs");
+}
+
+#[test]
+fn the_command_names_the_tree_and_the_container_on_it() {
+    the_command_names(LayerForm::Tree);
+}
+
+fn the_command_names(form: LayerForm) {
+    let (flag, file) = match form {
+        LayerForm::Erofs => ("--layer_form=erofs", "layer.erofs"),
+        _ => ("--layer_form=tree", "tree/large"),
+    };
+    let large_image = |layers: &Path| {
+        let all = fs::read_dir(layers).unwrap().map(|layer| layer.unwrap().path().join(file));
+        all.into_iter().find(|path| path.exists() && len(path) > 1_000_000).unwrap()
+    };
+    let room = Room::below(&std::env::temp_dir(), "scrub").with_flag(flag);
     let layers = Image::new().layer(Layer::new().file("large", large(), 0o644));
     let image = layers.layer(Layer::new().file("small", "small", 0o644));
     image.write_oci(&room.join("image"), "latest");
@@ -328,7 +346,9 @@ fn the_command_names_the_layer_and_the_container_on_it() {
     let found = room.keelblock(["scrub", "--json", "--no_repair", &name]).run().code(125).json();
     let bad: Vec<_> = found.as_array().unwrap().iter().filter(|layer| layer["result"] == "bad").collect();
     assert_eq!(bad.len(), 1, "{found}");
-    let hex = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let hex = path.strip_prefix(room.work_dir().join("store/layers/sha256")).unwrap();
+    let hex = hex.components().next().unwrap().as_os_str().to_str().unwrap();
+    assert_eq!(told_of_user(&room).1, json!([]), "it is where it was");
     assert_eq!(
         (&bad[0]["layer"], &bad[0]["containers"]),
         (&json!(format!("sha256:{hex}")), &json!(["user"]))
@@ -346,6 +366,8 @@ fn the_command_names_the_layer_and_the_container_on_it() {
     let quarantine = room.work_dir().join("store/quarantine");
     room.keelblock(["scrub"]).run().code(125).complained("could not be brought again");
     assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 1);
+    let (line, damaged) = told_of_user(&room);
+    assert!(line.contains("(damaged layer)") && damaged == json!([format!("sha256:{hex}")]), "{line} {damaged}");
     fs::rename(&away, room.join("image")).unwrap();
     let pulled = room.keelblock(["--json", "pull", &name]).run().ok().json().to_string();
     assert!(pulled.contains("\"layers_fetched\":1"), "the bad one alone: {pulled}");
@@ -362,9 +384,28 @@ fn the_command_names_the_layer_and_the_container_on_it() {
     room.keelblock(["scrub"]).run().ok();
     assert_eq!(fs::read_to_string(&small).unwrap(), "small", "the container still goes on");
     room.keelblock(["prune", "--wait"]).run().ok();
-    assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 2, "a container stands on it");
+    assert_eq!(fs::read_to_string(&small).unwrap(), "small", "and goes on after a prune");
+    assert!(told_of_user(&room).0.contains("(damaged layer)"), "although the layer is there again");
     room.keelblock(["destroy", "user"]).run().ok();
+    // Another of its name stands on the new one.
+    room.keelblock(["provision", "--id", "user", &name]).run().ok();
+    let (line, damaged) = told_of_user(&room);
+    assert!(!line.contains("damaged") && damaged == json!([]), "{line} {damaged}");
+    room.keelblock(["destroy", "user"]).run().ok();
+    room.keelblock(["prune", "--wait"]).run().ok();
+    assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 0);
     room.expect_no_leftovers();
+}
+
+/// A message and its facts.
+struct Line(String);
+
+impl slog::Serializer for Line {
+    fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+        self.0.push_str(&format!(" {key}={value}"));
+        Ok(())
+    }
 }
 
 /// A log that counts what is said of bad layers.
@@ -376,7 +417,9 @@ impl slog::Drain for Told {
     type Err = slog::Never;
 
     fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
-        self.0.lock().unwrap().push(record.msg().to_string());
+        let mut line = Line(record.msg().to_string());
+        record.kv().serialize(record, &mut line).unwrap();
+        self.0.lock().unwrap().push(line.0);
         Ok(())
     }
 }
@@ -396,7 +439,8 @@ fn in_the_background_each_layer_is_verified_in_its_time_and_a_bad_one_moved_away
     let told = Told::default();
     let log = slog::Logger::root(slog::Drain::fuse(told.clone()), slog::o!());
     let hour = std::time::Duration::from_secs(3600);
-    let scrubber = keelblock::scrub::Scrubber::start(store.clone(), hour, 0, log).unwrap();
+    let none = Box::new(|| Ok(Vec::new()));
+    let scrubber = keelblock::scrub::Scrubber::start(store.clone(), hour, 0, none, log).unwrap();
     let quarantine = home.join("quarantine");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !home.join("scrubbed.json").exists() || fs::read_dir(&quarantine).map_or(0, Iterator::count) == 0 {
@@ -415,4 +459,51 @@ fn in_the_background_each_layer_is_verified_in_its_time_and_a_bad_one_moved_away
     assert!(looked <= 1, "the other layer at most, if the thread was stopped before it");
     store.scrub_due(std::time::Duration::ZERO, 0, &Stop::default(), |_| looked += 1).unwrap();
     assert!(looked >= 1);
+}
+
+#[test]
+fn in_the_background_the_containers_on_a_bad_layer_are_logged_and_other_processes_are_told() {
+    let room = Room::below(&std::env::temp_dir(), "scrubber").with_flag("--layer_form=tree");
+    let image = Image::new().layer(Layer::new().file("file", "content", 0o644));
+    image.write_oci(&room.join("image"), "latest");
+    let name = format!("oci:{}:latest", room.join("image").display());
+    for id in ["user", "healthy"] {
+        let other = Image::new().layer(Layer::new().file("file", "other", 0o644));
+        other.write_oci(&room.join("other"), "latest");
+        let name = if id == "user" { name.clone() } else { format!("oci:{}:latest", room.join("other").display()) };
+        room.keelblock(["provision", "--id", id, &name]).run().ok();
+    }
+    let layers = room.work_dir().join("store/layers/sha256");
+    let mut files = fs::read_dir(&layers).unwrap().map(|layer| layer.unwrap().path().join("tree/file"));
+    let path = files.find(|path| fs::read(path).unwrap() == b"content").unwrap();
+    fs::write(&path, "CONTENT").unwrap();
+    // An agent of ours, as one that an embedder starts: the first look is at once.
+    let told = Told::default();
+    let log = slog::Logger::root(slog::Drain::fuse(told.clone()), slog::o!());
+    let config = keelblock::config::Config {
+        scrub_interval: Some(std::time::Duration::from_secs(3600)),
+        ..room_config(&room)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let observer = std::sync::Arc::new(keelblock_actors::observe::NoObserver);
+        let agent = keelblock::agent::Agent::start(config, observer, log).await.unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while fs::read_dir(room.work_dir().join("store/quarantine")).map_or(0, Iterator::count) == 0 {
+            assert!(std::time::Instant::now() < deadline, "nobody looked: {:?}", told.0.lock().unwrap());
+            tokio::task::yield_now().await;
+        }
+        agent.shutdown().await;
+    });
+    let lines = told.0.lock().unwrap();
+    let line = lines.iter().find(|line| line.contains("not what was written")).unwrap();
+    assert!(line.contains("containers=user "), "{line}");
+    drop(lines);
+    let (line, damaged) = told_of_user(&room);
+    assert!(line.contains("(damaged layer)") && damaged.as_array().unwrap().len() == 1, "{line}");
+    let healthy = room.keelblock(["--json", "inspect", "healthy"]).run().ok().json();
+    assert_eq!(healthy["damaged_layers"], json!([]));
+    room.keelblock(["destroy", "user", "healthy"]).run().ok();
+    room.keelblock(["prune", "--wait"]).run().ok();
+    room.expect_no_leftovers();
 }

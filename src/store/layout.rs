@@ -21,7 +21,7 @@
 //!   unsettled/<alg>-<hex>-<commit>  empty: this layer is not known to be on disk; `.failed` behind it: and never will
 //!   staging/<name>                  flock: a layer or a file being made; anybody's garbage once unlocked
 //!   scrubbed.json                   when each layer was last verified in the background
-//!   quarantine/<alg>-<hex>-<name>   a layer that is not what was written, until the next prune
+//!   quarantine/<alg>-<hex>-<name>   a layer that is not what was written, until no container is on it
 //!   mounts/<alg>-<hex>              where a layer that is an image is mounted while somebody uses it
 //!   mounts.lock                     byte locks: who uses which of those (see `shown`)
 //!   gc/<name>                       renamed away, to be removed (see `crate::gc`); gc itself: flock of who does

@@ -76,6 +76,7 @@ pub use self::form::{Form, LayerForm, LayerRecord};
 pub use self::image::ImageFile;
 pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
+pub use self::quarantine::{Quarantined, Standing};
 pub use self::scrub::{Scrubbed, Verdict};
 pub use self::settle::Settled;
 pub use self::settler::{Settler, SyncMode};
@@ -282,14 +283,22 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Moves a bad layer out of the way, so that the next pull brings it again; the next prune removes it. Containers on it go
-    /// on with it. Where it is then; `None`: it is not there.
+    /// Moves a bad layer out of the way, so that the next pull brings it again. `standing` are the containers on it, which go on
+    /// with it; a prune that finds none of them removes it. Where it is then; `None`: it is not there.
     ///
     /// # Errors
     /// [`StoreError::Io`] when the store cannot be written.
-    pub fn quarantine(&self, layer: &DiffId) -> Result<Option<PathBuf>, StoreError> {
+    pub fn quarantine(&self, layer: &DiffId, standing: &[Standing]) -> Result<Option<PathBuf>, StoreError> {
         let inner = &*self.inner;
-        quarantine::quarantine(&inner.layout, &*inner.disk, &inner.mounts, layer)
+        quarantine::quarantine(&inner.layout, &*inner.disk, &inner.mounts, layer, standing)
+    }
+
+    /// The bad layers that were moved out of the way in the store in `dir`, and the containers on them.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read.
+    pub fn quarantined(dir: &Path) -> Result<Vec<Quarantined>, StoreError> {
+        quarantine::list(&Layout::new(dir.to_owned()))
     }
 
     /// What is remembered of a layer.
@@ -382,7 +391,7 @@ impl Inner {
             Err(error) if is_damage(&error) => {
                 error!(self.log, "a layer is moved to quarantine, for its record is damaged"; "layer" => %diff,
                     "error" => chain(&error));
-                quarantine::quarantine(&self.layout, &*self.disk, &self.mounts, diff).map(drop)
+                quarantine::quarantine(&self.layout, &*self.disk, &self.mounts, diff, &[]).map(drop)
             }
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use keelblock::backend::{BindBackend, CopyBackend, OverlayBackend};
-use keelblock::store::{DiskStore, Form, NotSet};
+use keelblock::store::{DiskStore, Form, NotSet, Verdict};
 use keelblock_actors::container::BackendName;
 use keelblock_actors::error::chain;
 use keelblock_actors::ports::{Backend, LayerDir, Store, StoredLayer};

@@ -293,7 +293,7 @@ mod tests {
         let mut all = ["a", "b"].map(|name| Notes::new(&dir.path().join(name)));
         let mut expected = Vec::new();
         let acts = [Act::Gone, Act::Time((-1, 5)), Act::Linked(b"x/y".to_vec()), Act::Unhidden, Act::Ask];
-        for number in 0..40_000_u64 {
+        for number in 0..100_000_u64 {
             let path = format!("d{}/f{}/{}", number * 7919 % 13, number * 31 % 7, number % 1000);
             let act = &acts[number as usize % acts.len()];
             all[number as usize % 2].note(number, path.as_bytes(), act).unwrap();
