@@ -12,7 +12,9 @@ use keelblock_actors::container::{ContainerId, ContainerSpec, ExitStatus, Volume
 use keelblock_actors::error::{ContainerError, ProvisionError, RecordError, StoreError};
 use keelblock_actors::image::name::{ImageName, ImageRequest};
 use keelblock_actors::messages::{Executed, Provisioned, PruneError, PulledImage, RunningContainer};
-use keelblock_actors::ports::{ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller, Records};
+use keelblock_actors::ports::{
+    ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller, Records,
+};
 use keelblock_actors::progress::Observer;
 use keelblock_actors::system::{Engine, EngineLimits, EngineParts};
 use slog::{Logger, o};

@@ -308,7 +308,8 @@ fn told_of_user(room: &Room) -> (String, serde_json::Value) {
     let line = listed.lines().find(|line| line.starts_with("user ")).unwrap().to_owned();
     let inspected = room.keelblock(["--json", "inspect", "user"]).run().ok().json();
     let all = room.keelblock(["--json", "ps"]).run().ok().json();
-    assert_eq!(all[0]["damaged_layers"], inspected["damaged_layers"]);
+    let user = all.as_array().unwrap().iter().find(|one| one["container_id"] == "user").unwrap();
+    assert_eq!(user["damaged_layers"], inspected["damaged_layers"]);
     (line, inspected["damaged_layers"].clone())
 }
 
@@ -367,7 +368,10 @@ fn the_command_names(form: LayerForm) {
     room.keelblock(["scrub"]).run().code(125).complained("could not be brought again");
     assert_eq!(fs::read_dir(&quarantine).unwrap().count(), 1);
     let (line, damaged) = told_of_user(&room);
-    assert!(line.contains("(damaged layer)") && damaged == json!([format!("sha256:{hex}")]), "{line} {damaged}");
+    assert!(
+        line.contains("(damaged layer)") && damaged == json!([format!("sha256:{hex}")]),
+        "{line} {damaged}"
+    );
     fs::rename(&away, room.join("image")).unwrap();
     let pulled = room.keelblock(["--json", "pull", &name]).run().ok().json().to_string();
     assert!(pulled.contains("\"layers_fetched\":1"), "the bad one alone: {pulled}");
@@ -418,7 +422,7 @@ impl slog::Drain for Told {
 
     fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
         let mut line = Line(record.msg().to_string());
-        record.kv().serialize(record, &mut line).unwrap();
+        slog::KV::serialize(&record.kv(), record, &mut line).unwrap();
         self.0.lock().unwrap().push(line.0);
         Ok(())
     }
@@ -470,7 +474,8 @@ fn in_the_background_the_containers_on_a_bad_layer_are_logged_and_other_processe
     for id in ["user", "healthy"] {
         let other = Image::new().layer(Layer::new().file("file", "other", 0o644));
         other.write_oci(&room.join("other"), "latest");
-        let name = if id == "user" { name.clone() } else { format!("oci:{}:latest", room.join("other").display()) };
+        let name =
+            if id == "user" { name.clone() } else { format!("oci:{}:latest", room.join("other").display()) };
         room.keelblock(["provision", "--id", id, &name]).run().ok();
     }
     let layers = room.work_dir().join("store/layers/sha256");
@@ -482,11 +487,12 @@ fn in_the_background_the_containers_on_a_bad_layer_are_logged_and_other_processe
     let log = slog::Logger::root(slog::Drain::fuse(told.clone()), slog::o!());
     let config = keelblock::config::Config {
         scrub_interval: Some(std::time::Duration::from_secs(3600)),
-        ..room_config(&room)
+        work_dir: room.work_dir(),
+        ..keelblock::config::Config::default()
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        let observer = std::sync::Arc::new(keelblock_actors::observe::NoObserver);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let observer = std::sync::Arc::new(keelblock_actors::progress::NoObserver);
         let agent = keelblock::agent::Agent::start(config, observer, log).await.unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while fs::read_dir(room.work_dir().join("store/quarantine")).map_or(0, Iterator::count) == 0 {
