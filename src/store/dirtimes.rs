@@ -11,6 +11,9 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::attributes::{Attributes, Made};
+use super::failed::Failed;
+use super::treesums::{Act, Notes};
 use crate::sys::beneath;
 
 /// Bytes noted in memory.
@@ -89,6 +92,36 @@ pub(super) trait Setting {
     fn acl(&mut self, dir: BorrowedFd<'_>, path: &[u8], acl: &[u8]) -> io::Result<()>;
     /// A directory got a time, and an ACL perhaps. Its path; `None` = symlinks led there.
     fn set(&mut self, path: Option<&[u8]>, time: (i64, u32), acl: bool) -> io::Result<()>;
+}
+
+/// Sets and notes what directories get at last.
+pub(super) struct SettingDirs<'a> {
+    pub(super) attributes: &'a mut Attributes,
+    pub(super) at: &'a Path,
+    pub(super) notes: &'a mut Notes,
+    pub(super) number: u64,
+    /// Whether one was reached by symlinks: which one that was nobody knows.
+    pub(super) indirectly: bool,
+}
+
+impl Setting for SettingDirs<'_> {
+    fn acl(&mut self, dir: BorrowedFd<'_>, path: &[u8], acl: &[u8]) -> io::Result<()> {
+        let set = self.attributes.set_default_acl(Made::Named(dir, b"."), acl).map_err(Failed::from);
+        set.map_err(|failed| failed.of(path.to_vec(), self.at).carried())
+    }
+
+    fn set(&mut self, path: Option<&[u8]>, time: (i64, u32), acl: bool) -> io::Result<()> {
+        let Some(path) = path else {
+            self.indirectly = true;
+            return Ok(());
+        };
+        let path = if path == b"." { b"" } else { path };
+        for act in [Some(Act::Time(time)), acl.then_some(Act::Ask)].into_iter().flatten() {
+            self.number += 1;
+            self.notes.note(self.number, path, &act)?;
+        }
+        Ok(())
+    }
 }
 
 fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, setting: &mut impl Setting) -> io::Result<()> {

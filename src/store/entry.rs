@@ -19,7 +19,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::attributes::{Attributes, DEFAULT_ACL, Inherited, Made, NotSet, default_acl};
-use super::dirtimes::{DirTimes, NOBODYS_ROOT, Setting};
+use super::dirtimes::{DirTimes, NOBODYS_ROOT, SettingDirs};
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
 use super::form;
@@ -496,36 +496,6 @@ impl Applier {
             _ => beneath::unlink(dir.as_fd(), name)?,
         }
         Ok(self.note(&join(&dir.path, name), &Act::Gone)?)
-    }
-}
-
-/// Sets and notes what directories get at last.
-struct SettingDirs<'a> {
-    attributes: &'a mut Attributes,
-    at: &'a Path,
-    notes: &'a mut Notes,
-    number: u64,
-    /// Whether one was reached by symlinks: which one that was nobody knows.
-    indirectly: bool,
-}
-
-impl Setting for SettingDirs<'_> {
-    fn acl(&mut self, dir: BorrowedFd<'_>, path: &[u8], acl: &[u8]) -> io::Result<()> {
-        let set = self.attributes.set_default_acl(Made::Named(dir, b"."), acl).map_err(Failed::from);
-        set.map_err(|failed| failed.of(path.to_vec(), self.at).carried())
-    }
-
-    fn set(&mut self, path: Option<&[u8]>, time: (i64, u32), acl: bool) -> io::Result<()> {
-        let Some(path) = path else {
-            self.indirectly = true;
-            return Ok(());
-        };
-        let path = if path == b"." { b"" } else { path };
-        for act in [Some(Act::Time(time)), acl.then_some(Act::Ask)].into_iter().flatten() {
-            self.number += 1;
-            self.notes.note(self.number, path, &act)?;
-        }
-        Ok(())
     }
 }
 
