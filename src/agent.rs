@@ -12,7 +12,9 @@ use keelblock_actors::container::{ContainerId, ContainerSpec, ExitStatus, Volume
 use keelblock_actors::error::{ContainerError, ProvisionError, RecordError, StoreError};
 use keelblock_actors::image::name::{ImageName, ImageRequest, PullPolicy};
 use keelblock_actors::messages::{Executed, Provisioned, PruneError, PulledImage, RunningContainer};
-use keelblock_actors::ports::{ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller};
+use keelblock_actors::ports::{
+    ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller, Records,
+};
 use keelblock_actors::progress::Observer;
 use keelblock_actors::system::{Engine, EngineLimits, EngineParts};
 use slog::{Logger, o};
@@ -100,6 +102,8 @@ pub struct Agent {
     /// Verifies layers in the background, if it shall.
     scrubber: Option<Scrubber>,
     scrub: Option<(Duration, u64)>,
+    /// For the scrubber, which names containers.
+    records: Arc<DiskRecords>,
     log: Logger,
 }
 
@@ -116,7 +120,10 @@ impl Agent {
         }
         if let Some((interval, rate)) = agent.scrub {
             let (store, log) = (Arc::clone(&agent.store), agent.log.new(o!("actor" => "scrub")));
-            let scrubber = Scrubber::start(store, interval, rate, log).map_err(AgentError::Threads)?;
+            let records = Arc::clone(&agent.records);
+            let containers = Box::new(move || records.list());
+            let scrubber =
+                Scrubber::start(store, interval, rate, containers, log).map_err(AgentError::Threads)?;
             agent.scrubber = Some(scrubber);
         }
         // The store has seen to its own.
@@ -215,7 +222,7 @@ impl Agent {
         let scrub = config.scrub_interval.map(|interval| (interval, config.scrub_rate.unwrap_or(SCRUB_RATE)));
         let engine = Engine::start(EngineParts {
             store: store.clone(),
-            records,
+            records: records.clone(),
             providers,
             pullers,
             backends: backend::all(&gc, config.bind_strict),
@@ -248,6 +255,7 @@ impl Agent {
             store,
             scrubber: None,
             scrub,
+            records,
             log,
         })
     }

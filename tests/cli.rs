@@ -707,6 +707,28 @@ fn without_root_the_same_command_runs_in_a_user_namespace() {
 }
 
 #[test]
+fn without_root_a_layer_that_rots_is_found_and_brought_again() {
+    need_programs!("setpriv", "unshare");
+    let Some((room, image)) = rootless("rootless-scrub") else { return };
+    unprivileged(&room, &["pull", &image]).run().ok();
+    let healthy = unprivileged(&room, &["scrub"]).run().ok().stdout();
+    assert!(healthy.contains("whole") && !healthy.contains("not verifiable"), "{healthy}");
+    let layers = room.join("home/data/keelblock/store/layers/sha256");
+    let files = fs::read_dir(&layers).unwrap().map(|layer| layer.unwrap().path().join("tree/etc/passwd"));
+    let path = files.into_iter().find(|path| path.is_file()).unwrap();
+    let mut content = fs::read(&path).unwrap();
+    content[0] ^= 1;
+    fs::write(&path, content).unwrap();
+    let found = unprivileged(&room, &["scrub", "--json"]).run().ok().json();
+    let bad: Vec<_> = found.as_array().unwrap().iter().filter(|layer| layer["result"] == "bad").collect();
+    assert_eq!((bad.len(), &bad[0]["repair"]), (1, &"pulled again".into()), "{found}");
+    assert!(bad[0]["why"].as_str().unwrap().contains("etc/passwd"), "{found}");
+    let healthy = unprivileged(&room, &["scrub", "--json"]).run().ok().json();
+    assert!(healthy.as_array().unwrap().iter().all(|layer| layer["result"] == "whole"), "{healthy}");
+    room.expect_no_leftovers();
+}
+
+#[test]
 fn without_root_exit_statuses_and_signals_are_the_same() {
     need_programs!("setpriv", "unshare");
     let Some((room, image)) = rootless("rootless-status") else { return };

@@ -27,6 +27,9 @@ fn unpacked(tar: &[u8]) -> Layer {
     let store = store(&home.path().join("store"));
     let layer = put_tar(&store, tar).unwrap_or_else(|error| panic!("{}", chain(&error)));
     let tree = store.show(&layer).unwrap().path;
+    // What is kept to verify it must be true of it, however odd the layer is.
+    let scrubbed = store.scrub(&layer.diff_id, 0, &keelblock_actors::stop::Stop::default()).unwrap().unwrap();
+    assert_eq!(scrubbed.verdict, keelblock::store::Verdict::Whole);
     Layer { home, store, layer, tree }
 }
 

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use super::images::{image_json, image_name, record_json};
 use super::output::{ago, table};
 use super::{CliError, Context, bars};
+use crate::scrub::damaged_layers;
+use crate::store::{DiskStore, Quarantined};
 
 /// A container ID from the command line.
 pub(super) fn container_id(text: &str) -> Result<ContainerId, CliError> {
@@ -72,7 +74,7 @@ fn several(mut failed: Vec<Arc<ContainerError>>) -> Result<u8, CliError> {
     }
 }
 
-fn document(found: &Found) -> Value {
+fn document(found: &Found, quarantined: &[Quarantined]) -> Value {
     let record = found.container.as_ref();
     let image = record.and_then(|record| record.image.as_ref());
     let owner = match found.owner {
@@ -90,6 +92,7 @@ fn document(found: &Found) -> Value {
         "rootfs": record.and_then(|record| record.rootfs.as_ref()),
         "command": record.map(|record| &record.argv),
         "layers": rootfses.map(|record| &record.layers),
+        "damaged_layers": damaged_layers(found, quarantined),
         "backends": rootfses.map(|record| record.rootfses.iter().map(|(_, backend)| backend).collect::<Vec<_>>()),
     })
 }
@@ -99,7 +102,9 @@ pub(super) async fn list(context: &Context<'_>) -> Result<u8, CliError> {
     let found = agent.containers().await;
     agent.shutdown().await;
     let found = found?;
-    context.output.print(&found.iter().map(document).collect::<Vec<_>>(), || {
+    let quarantined = DiskStore::quarantined(&context.config.store_dir())?;
+    let documents: Vec<_> = found.iter().map(|found| document(found, &quarantined)).collect();
+    context.output.print(&documents, || {
         let rows: Vec<_> = found
             .iter()
             .map(|found| {
@@ -111,7 +116,10 @@ pub(super) async fn list(context: &Context<'_>) -> Result<u8, CliError> {
                     from(&|record| {
                         record.image.as_ref().map_or_else(|| "-".to_owned(), |image| image.name.reference())
                     }),
-                    from(&|record| record.phase.to_string()),
+                    match damaged_layers(found, &quarantined).is_empty() {
+                        true => from(&|record| record.phase.to_string()),
+                        false => from(&|record| record.phase.to_string()) + " (damaged layer)",
+                    },
                     from(&|record| {
                         record.init.as_ref().map_or_else(|| "-".to_owned(), |init| init.pid.to_string())
                     }),
@@ -134,7 +142,7 @@ fn command(argv: &[String]) -> String {
 pub(super) async fn inspect(context: &Context<'_>) -> Result<u8, CliError> {
     let name = text(context, "name");
     let agent = context.quiet_agent().await?;
-    let result = inspect_with(&agent, name).await;
+    let result = inspect_with(context, &agent, name).await;
     agent.shutdown().await;
     let document = result?;
     // The document is what people want of inspect, too.
@@ -142,10 +150,14 @@ pub(super) async fn inspect(context: &Context<'_>) -> Result<u8, CliError> {
     Ok(0)
 }
 
-async fn inspect_with(agent: &crate::agent::Agent, name: &str) -> Result<Value, CliError> {
+async fn inspect_with(
+    context: &Context<'_>,
+    agent: &crate::agent::Agent,
+    name: &str,
+) -> Result<Value, CliError> {
     let containers = agent.containers().await?;
     if let Some(found) = containers.iter().find(|found| found.id.as_str() == name) {
-        return Ok(document(found));
+        return Ok(document(found, &DiskStore::quarantined(&context.config.store_dir())?));
     }
     let wanted = image_name(name).ok().map(|name| agent.canonical(&name));
     for image in agent.images().await? {

@@ -27,6 +27,7 @@ use crate::agent::{Agent, AgentError};
 use crate::config::{Config, ConfigError};
 use crate::records::DiskRecords;
 use crate::rootless;
+use crate::sys::memory;
 use keelblock_actors::ports::Records as _;
 use output::{Output, one_line};
 
@@ -132,8 +133,12 @@ impl Context<'_> {
     }
 }
 
+/// Heaps of the allocator. 2: threads of a pull rarely allocate, large buffers are used again and again.
+const HEAPS: i32 = 2;
+
 /// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
+    memory::share_heaps(HEAPS);
     let matches = match args::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {

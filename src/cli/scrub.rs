@@ -14,12 +14,13 @@ use super::images::image_name;
 use super::output::{human_bytes, one_line, table};
 use super::{CliError, Context};
 use crate::agent::Agent;
-use crate::store::{DiskStore, Form, Privileges, Scrubbed, Verdict};
+use crate::scrub::standing_on;
+use crate::store::{DiskStore, Form, Privileges, Scrubbed, Standing, Verdict};
 
 /// A layer that was looked at, the containers on it, and what was done about it.
 struct Row {
     layer: Scrubbed,
-    users: Vec<String>,
+    users: Vec<Standing>,
     repair: Repair,
 }
 
@@ -80,23 +81,25 @@ async fn looked_at(context: &Context<'_>, agent: &Agent) -> Result<Vec<Row>, Cli
     }
     let containers = agent.containers().await?;
     for row in &mut rows {
-        let on_it = containers.iter().filter(|found| {
-            found.rootfses.as_ref().is_some_and(|record| record.layers.contains(&row.layer.diff_id))
-        });
-        row.users = on_it.map(|found| found.id.to_string()).collect();
+        row.users = standing_on(&containers, &row.layer.diff_id);
     }
     if !context.matches.get_flag("no_repair") {
         for row in rows.iter_mut().filter(|row| matches!(row.layer.verdict, Verdict::Bad(_))) {
-            row.repair = repair(&store, agent, &row.layer.diff_id).await?;
+            row.repair = repair(&store, agent, &row.layer.diff_id, &row.users).await?;
         }
     }
     Ok(rows)
 }
 
 /// Moves a layer out of the way and pulls the images that name it: of all their layers that one is missing.
-async fn repair(store: &DiskStore, agent: &Agent, layer: &DiffId) -> Result<Repair, CliError> {
+async fn repair(
+    store: &DiskStore,
+    agent: &Agent,
+    layer: &DiffId,
+    users: &[Standing],
+) -> Result<Repair, CliError> {
     let images = agent.images().await?;
-    store.quarantine(layer)?;
+    store.quarantine(layer, users)?;
     let named = images.into_iter().filter(|image| image.record.layers.iter().any(|of| of.diff_id == *layer));
     let mut failed = None;
     for image in named {
@@ -169,7 +172,7 @@ fn document(row: &Row) -> serde_json::Value {
         "bytes": row.layer.bytes,
         "result": result,
         "why": why,
-        "containers": row.users,
+        "containers": row.users.iter().map(|user| &user.container).collect::<Vec<_>>(),
         "repair": repaired(&row.repair),
     })
 }
@@ -188,7 +191,7 @@ fn text(rows: &[Row]) -> String {
                 form(&row.layer).to_owned(),
                 human_bytes(row.layer.bytes),
                 result,
-                row.users.join(","),
+                row.users.iter().map(|user| user.container.as_str()).collect::<Vec<_>>().join(","),
             ]
         })
         .collect();

@@ -7,10 +7,10 @@ use super::error::Error;
 use super::format::{BLOCK, SLOT};
 use super::output::Output;
 
-/// Bytes of a segment.
-const SEGMENT_BYTES: usize = 1 << 20;
-/// Segments whose places are told when all is written. 32: as many megabytes, more than anybody reads ahead.
-const RUNS_MAX: usize = 32;
+/// Bytes of a segment. 512 KiB: some five thousand inodes.
+const SEGMENT_BYTES: usize = 512 << 10;
+/// Segments whose places are told when all is written. 64: 32 MiB, more than anybody reads ahead.
+const RUNS_MAX: usize = 64;
 /// Blocks with room for another inode that are kept in mind: small content leaves gaps that inodes without fill.
 const OPEN_MAX: usize = 8;
 /// A gap that is of no use to an inode.

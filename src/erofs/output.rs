@@ -9,8 +9,9 @@ use super::error::Error;
 use super::format::BLOCK;
 use super::sums::Sums;
 
-/// Bytes written at once: enough that the calls do not count, little enough to stay in a processor's cache.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Bytes written at once. 256 KiB: enough that the calls do not count, little enough to stay in a processor's cache and not to
+/// count in memory where several images are written at a time.
+const BUFFER_BYTES: usize = 256 << 10;
 /// As much of zeros is not written, but left out of the file: less is not worth another write.
 const HOLE_BYTES_MIN: u64 = 64 << 10;
 

@@ -20,7 +20,7 @@ const INDEX_BYTES_MAX: u64 = 64 << 10;
 /// How an image is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Most bytes of memory for names and directories; all else is some 4 MiB. 192 MiB: some three million names.
+    /// Most bytes of memory for names and directories; all else is some 3 MiB. 192 MiB: some three million names.
     pub names_bytes_max: usize,
 }
 

@@ -84,6 +84,14 @@ pub(super) struct Attributes {
     pub(super) not_set: NotSet,
 }
 
+/// What became of attributes that were to be set.
+pub(super) struct Set {
+    /// The owner, if it is certain.
+    pub(super) owner: Option<(u32, u32)>,
+    /// Only the filesystem knows all that was set.
+    pub(super) ask: bool,
+}
+
 /// Why attributes were not set.
 pub(super) enum Unset {
     Entry(EntryError),
@@ -130,13 +138,16 @@ impl Attributes {
         mut made: impl Settable,
         member: &Member,
         inherited: Inherited,
-    ) -> Result<(), Unset> {
+    ) -> Result<Set, Unset> {
         let (uid, gid) = owner(member).map_err(Unset::Entry)?;
+        let mut set = Set { owner: Some((uid, gid)), ask: false };
         let chown = !inherited.ours || (uid, gid) != (self.uid, self.gid);
         if chown {
             match made.chown(uid, gid) {
                 Err(error) if self.in_user_namespace && is(&error, &[Errno::INVAL, Errno::PERM]) => {
                     self.not_set.owners += 1;
+                    set.owner = inherited.ours.then_some((self.uid, self.gid));
+                    set.ask = !inherited.ours;
                 }
                 other => other?,
             }
@@ -160,11 +171,13 @@ impl Attributes {
                     "the name of an xattr is empty or has a NUL in it",
                 )));
             }
-            if let Err(error) = made.set_xattr(name, value) {
-                self.forgive_xattr(name, value, error)?;
+            match made.set_xattr(name, value) {
+                // It may have changed the mode, and be read in other words than it was written.
+                Ok(()) => set.ask = true,
+                Err(error) => self.forgive_xattr(name, value, error)?,
             }
         }
-        Ok(())
+        Ok(set)
     }
 
     /// Sets the default ACL of a directory; what is made in it later inherits that.

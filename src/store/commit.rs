@@ -42,6 +42,8 @@ pub(super) fn commit(
     }
     let mark = Mark::of(&record.diff_id, &record.commit);
     mark.make(layout)?;
+    // Known by its blob it may have been brought although a damaged one is there.
+    store.make_way(&record.diff_id)?;
     let path = layout.layer(&record.diff_id);
     let committed = stage.commit(&path);
     if !matches!(committed, Ok(true)) {

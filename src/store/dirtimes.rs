@@ -11,6 +11,9 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::attributes::{Attributes, Made};
+use super::failed::Failed;
+use super::treesums::{Act, Notes};
 use crate::sys::beneath;
 
 /// Bytes noted in memory.
@@ -73,22 +76,55 @@ impl DirTimes {
         Ok(())
     }
 
-    /// Sets them all, below `root`, the ACLs by `set_acl`. What is no directory any more is left as it is.
-    pub(super) fn apply(mut self, root: BorrowedFd<'_>, mut set_acl: impl SetAcl) -> io::Result<()> {
+    /// Sets them all, below `root`, the ACLs by `setting`, which is told of each. What is no directory any more is left as it is.
+    pub(super) fn apply(mut self, root: BorrowedFd<'_>, setting: &mut impl Setting) -> io::Result<()> {
         if let Some(mut file) = self.spilled.take() {
             file.seek(SeekFrom::Start(0))?;
-            apply_each(&mut io::BufReader::new(file), root, &mut set_acl)?;
+            apply_each(&mut io::BufReader::new(file), root, setting)?;
         }
-        apply_each(&mut &self.notes[..], root, &mut set_acl)
+        apply_each(&mut &self.notes[..], root, setting)
     }
 }
 
-/// Sets the default ACL of an open directory, whose path is for messages.
-pub(super) trait SetAcl: FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> io::Result<()> {}
+/// Is told what directories get.
+pub(super) trait Setting {
+    /// Sets the default ACL of an open directory, whose path is for messages.
+    fn acl(&mut self, dir: BorrowedFd<'_>, path: &[u8], acl: &[u8]) -> io::Result<()>;
+    /// A directory got a time, and an ACL perhaps. Its path; `None` = symlinks led there.
+    fn set(&mut self, path: Option<&[u8]>, time: (i64, u32), acl: bool) -> io::Result<()>;
+}
 
-impl<F: FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> io::Result<()>> SetAcl for F {}
+/// Sets and notes what directories get at last.
+pub(super) struct SettingDirs<'a> {
+    pub(super) attributes: &'a mut Attributes,
+    pub(super) at: &'a Path,
+    pub(super) notes: &'a mut Notes,
+    pub(super) number: u64,
+    /// Whether one was reached by symlinks: which one that was nobody knows.
+    pub(super) indirectly: bool,
+}
 
-fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, set_acl: &mut impl SetAcl) -> io::Result<()> {
+impl Setting for SettingDirs<'_> {
+    fn acl(&mut self, dir: BorrowedFd<'_>, path: &[u8], acl: &[u8]) -> io::Result<()> {
+        let set = self.attributes.set_default_acl(Made::Named(dir, b"."), acl).map_err(Failed::from);
+        set.map_err(|failed| failed.of(path.to_vec(), self.at).carried())
+    }
+
+    fn set(&mut self, path: Option<&[u8]>, time: (i64, u32), acl: bool) -> io::Result<()> {
+        let Some(path) = path else {
+            self.indirectly = true;
+            return Ok(());
+        };
+        let path = if path == b"." { b"" } else { path };
+        for act in [Some(Act::Time(time)), acl.then_some(Act::Ask)].into_iter().flatten() {
+            self.number += 1;
+            self.notes.note(self.number, path, &act)?;
+        }
+        Ok(())
+    }
+}
+
+fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, setting: &mut impl Setting) -> io::Result<()> {
     let (mut length, mut seconds, mut nanos) = ([0; 4], [0; 8], [0; 4]);
     loop {
         match notes.read_exact(&mut length) {
@@ -105,11 +141,15 @@ fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, set_acl: &mut impl Se
         let mut acl = vec![0; if implied { 0 } else { u32::from_le_bytes(length) as usize }];
         notes.read_exact(&mut acl)?;
         let dir = if implied {
-            beneath::read_dir_beneath(root, &path)
+            beneath::read_dir_beneath(root, &path).map(|dir| (dir, true))
         } else {
-            beneath::open_dir_in_root_for_reading(root, &path)
+            match beneath::open_dir_in_root_for_reading_unless_linked(root, &path) {
+                Ok(Some(dir)) => Ok((dir, true)),
+                Ok(None) => beneath::open_dir_in_root_for_reading(root, &path).map(|dir| (dir, false)),
+                Err(error) => Err(error),
+            }
         };
-        let dir = match dir {
+        let (dir, direct) = match dir {
             Ok(dir) => dir,
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
@@ -117,9 +157,11 @@ fn apply_each(notes: &mut impl Read, root: BorrowedFd<'_>, set_acl: &mut impl Se
             },
         };
         if !acl.is_empty() {
-            set_acl(dir.as_fd(), &path, &acl)?;
+            setting.acl(dir.as_fd(), &path, &acl)?;
         }
-        beneath::set_times_fd(dir.as_fd(), i64::from_le_bytes(seconds), u32::from_le_bytes(nanos))?;
+        let time = (i64::from_le_bytes(seconds), u32::from_le_bytes(nanos));
+        beneath::set_times_fd(dir.as_fd(), time.0, time.1)?;
+        setting.set(direct.then_some(&path), time, !acl.is_empty())?;
     }
 }
 
@@ -128,6 +170,19 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+
+    struct NoAcls;
+
+    impl Setting for NoAcls {
+        fn acl(&mut self, _: BorrowedFd<'_>, _: &[u8], _: &[u8]) -> io::Result<()> {
+            panic!("no ACL")
+        }
+
+        fn set(&mut self, path: Option<&[u8]>, _: (i64, u32), acl: bool) -> io::Result<()> {
+            assert_eq!((path, acl), (Some(&b"a"[..]), false));
+            Ok(())
+        }
+    }
 
     #[test]
     fn times_are_set_in_order_also_those_that_were_spilled() {
@@ -144,7 +199,7 @@ mod tests {
         times.note(b"file", (1, 1), b"", &spill).unwrap();
         assert!(times.spilled.is_some());
         let root = beneath::open_root(dir.path()).unwrap();
-        times.apply(root.as_fd(), |_: BorrowedFd<'_>, _: &[u8], _: &[u8]| panic!("no ACL")).unwrap();
+        times.apply(root.as_fd(), &mut NoAcls).unwrap();
         let a = std::fs::metadata(dir.path().join("a")).unwrap();
         assert_eq!((a.mtime(), a.mtime_nsec()), (59_999, 7));
         assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().mtime(), before);

@@ -11,23 +11,24 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::attributes::{Attributes, Inherited, Made, NotSet, default_acl};
-use super::dirtimes::{DirTimes, NOBODYS_ROOT};
+use super::attributes::{Attributes, DEFAULT_ACL, Inherited, Made, NotSet, default_acl};
+use super::dirtimes::{DirTimes, NOBODYS_ROOT, SettingDirs};
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
 use super::form;
 use super::job::{Helper, JOB_BYTES_MAX, Job};
 use super::meaning::{Aim, Implied, ImpliedPaths, SKIPPED_MAX, Skipped, aim, clean, device, split};
 use super::space::{Need, Outlay};
-use super::tar::{Kind, Member, Reader, Source};
+use super::tar::{Kind, Member, Reader, Segment, Source};
 use super::tree::{Dir, Lost, Tree, is_whiteout};
+use super::treesums::{self, Act, Fact, Notes, TreeSums, join};
 use super::whiteout::{self, Namespace};
 use crate::sys::beneath::{self, Special};
 use crate::sys::remove::remove_tree_at;
@@ -79,11 +80,21 @@ pub(super) struct Applier {
     /// Told what each entry takes, before it is made.
     outlay: Arc<Outlay>,
     helper: Option<Helper>,
+    /// What is made, and how many notes there were.
+    notes: Notes,
+    number: u64,
+}
+
+/// What of a layer is kept besides its tree.
+pub(super) struct Kept {
+    pub(super) applied: Applied,
+    pub(super) sums: Option<TreeSums>,
 }
 
 impl Applier {
     /// Applies to the directory at `at`, whose owner and mode are root's and 0755 until an entry says otherwise.
-    /// `spill` is a name for a file that may be made meanwhile. A helper is given small files to complete.
+    /// `spill` is a name for a file that may be made meanwhile, `notes` is empty. A helper is given small files to complete.
+    #[expect(clippy::too_many_arguments, reason = "each is something else, and there is one caller")]
     pub(super) fn new(
         at: PathBuf,
         spill: PathBuf,
@@ -92,6 +103,7 @@ impl Applier {
         entries_max: u64,
         outlay: Arc<Outlay>,
         helper: Option<Helper>,
+        mut notes: Notes,
     ) -> io::Result<Self> {
         let root = beneath::open_root(&at)?;
         let attributes = Attributes::new(in_user_namespace);
@@ -99,6 +111,11 @@ impl Applier {
         let (mut times, applied) = (DirTimes::default(), Applied::default());
         // Until an entry of the root says otherwise: a later note wins.
         times.note(b"", NOBODYS_ROOT, b"", &spill)?;
+        // What the directory of the store hands down to all that is made in it is nobody's word.
+        if beneath::xattr(tree.root(), b".", DEFAULT_ACL)?.is_some() {
+            notes.give_up();
+        }
+        notes.note(0, b"", &Act::Made(Fact::dir_to_ask()))?;
         Ok(Self {
             tree,
             namespace,
@@ -113,7 +130,20 @@ impl Applier {
             skipped: HashMap::new(),
             outlay,
             helper,
+            notes,
+            number: 0,
         })
+    }
+
+    /// Notes what happened at a path.
+    fn note(&mut self, path: &[u8], act: &Act) -> io::Result<()> {
+        self.number += 1;
+        self.notes.note(self.number, path, act)
+    }
+
+    /// Notes what is at a name now, after this was set of it.
+    fn note_made(&mut self, dir: &Dir, name: &[u8], fact: Fact) -> io::Result<()> {
+        self.note(&join(&dir.path, name), &Act::Made(fact))
     }
 
     /// Applies one member; its payload is the reader's.
@@ -128,17 +158,21 @@ impl Applier {
         self.applied.within(self.tree.implied, self.entries_max)
     }
 
-    /// Sets what had to wait for the last entry. The helper must have ended; `helped` is what it could not set.
-    pub(super) fn finish(mut self, helped: &NotSet) -> Result<Applied, Flaw> {
+    /// Sets what had to wait for the last entry. The helper must have ended; `helped` is what it could not set, and what it noted.
+    /// The sums of the tree are written to the new file `sums`.
+    pub(super) fn finish(mut self, helped: Option<(NotSet, Notes)>, sums: &Path) -> Result<Kept, Flaw> {
         let written = |source| Flaw::Write { path: self.at.clone(), source };
-        let attributes = &mut self.attributes;
-        let set_acl = |dir: BorrowedFd<'_>, path: &[u8], acl: &[u8]| {
-            let set = attributes.set_default_acl(Made::Named(dir, b"."), acl).map_err(Failed::from);
-            set.map_err(|failed| failed.of(path.to_vec(), &self.at).carried())
+        let mut setting = SettingDirs {
+            attributes: &mut self.attributes,
+            at: &self.at,
+            notes: &mut self.notes,
+            number: self.number,
+            indirectly: false,
         };
-        self.times.apply(self.tree.root(), set_acl).map_err(|error| {
+        self.times.apply(self.tree.root(), &mut setting).map_err(|error| {
             Flaw::carried_by(&error).unwrap_or_else(|| Flaw::Write { path: self.at.clone(), source: error })
         })?;
+        let indirectly = setting.indirectly;
         for path in self.implied.paths {
             let Some(dir) = open_still(self.tree.root(), &path).map_err(written)? else { continue };
             let stat = beneath::stat_fd(&dir).map_err(written)?;
@@ -150,14 +184,22 @@ impl Applier {
         self.applied.implied_dirs = self.tree.implied;
         self.applied.whiteouts = self.whiteouts;
         self.applied.not_set = self.attributes.not_set;
-        self.applied.not_set.add(helped);
-        Ok(self.applied)
+        let mut notes = vec![self.notes];
+        if let Some((not_set, helped)) = helped {
+            self.applied.not_set.add(&not_set);
+            notes.push(helped);
+        }
+        let compiled = treesums::compile(self.tree.root(), notes, indirectly, sums);
+        let compiled = compiled.map_err(|source| Flaw::Write { path: sums.to_owned(), source })?;
+        Ok(Kept { applied: self.applied, sums: compiled })
     }
 
     /// Lets the helper go: it ends when it has done what it was given. To be called after the last entry.
     pub(super) fn dismiss_helper(&mut self) -> Result<(), Flaw> {
         let Some(mut helper) = self.helper.take() else { return Ok(()) };
-        helper.flush(&mut self.attributes).map_err(|(path, failed)| failed.of(path, &self.at))
+        helper
+            .flush(&mut self.attributes, &mut self.notes)
+            .map_err(|(path, failed)| failed.of(path, &self.at))
     }
 
     fn try_apply<S: Source>(&mut self, member: &mut Member, payload: &mut Reader<S>) -> Result<(), Failed> {
@@ -215,7 +257,8 @@ impl Applier {
             return Err(EntryError::Malformed("it would replace the root of the layer").into());
         }
         let made = Made::Named(self.tree.root(), b".");
-        self.attributes.set(made, member, Inherited { ours: false })?;
+        let set = self.attributes.set(made, member, Inherited { ours: false })?;
+        self.note(b"", &Act::Made(Fact::made(treesums::Kind::Directory, member, &set)))?;
         self.times.note(b".", member.mtime, default_acl(member), &self.spill)?;
         Ok(())
     }
@@ -235,26 +278,35 @@ impl Applier {
         {
             self.applied.bytes += member.size;
             let content = payload.lend(member.size)?;
-            let job = Job { file, content, inherited, member: std::mem::take(member) };
-            return helper.give(job, payload.place(), &mut self.attributes).map_err(|(path, failed)| {
+            self.number += 1;
+            let (path, number) = (join(&dir.path, name), self.number);
+            let job = Job { file, path, number, content, inherited, member: std::mem::take(member) };
+            let given = helper.give(job, payload.place(), &mut self.attributes, &mut self.notes);
+            return given.map_err(|(path, failed)| {
                 // Of this or of an earlier entry.
                 member.path = path;
                 failed
             });
         }
         let outlay = (!is_small(member)).then_some(&*self.outlay);
+        let (mut sum, mut runs) = (crc32fast::Hasher::new(), Vec::new());
         match &member.sparse {
-            None => self.applied.bytes += write(&file, 0, member.size, payload, outlay)?,
+            None => self.applied.bytes += write(&file, 0, member.size, payload, outlay, &mut sum)?,
             Some(segments) => {
-                for segment in segments {
-                    self.applied.bytes += write(&file, segment.offset, segment.length, payload, outlay)?;
+                for Segment { offset, length } in segments {
+                    self.applied.bytes += write(&file, *offset, *length, payload, outlay, &mut sum)?;
+                    runs.push((*offset, *length));
                 }
                 file.set_len(member.size)?;
             }
         }
         let made = Made::Open(&file);
-        self.attributes.set(made, member, inherited)?;
-        Ok(made.set_times(member.mtime)?)
+        let set = self.attributes.set(made, member, inherited)?;
+        made.set_times(member.mtime)?;
+        // A file that is all hole has no run, and none of its content is to be read.
+        let content = (member.sparse.is_none() || !runs.is_empty()).then(|| sum.finalize());
+        let fact = Fact::made(treesums::Kind::File, member, &set);
+        Ok(self.note_made(dir, name, Fact { size: member.size, content, runs, ..fact })?)
     }
 
     fn hard_link(&mut self, dir: &Rc<Dir>, name: &[u8], member: &Member) -> Result<(), Failed> {
@@ -275,8 +327,9 @@ impl Applier {
             return Err(bad());
         }
         let link = || beneath::make_link(from.as_fd(), existing, dir.as_fd(), name);
+        let linked = Act::Linked(join(&from.path, existing));
         let error = match link() {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(self.note(&join(&dir.path, name), &linked)?),
             Err(error) => error,
         };
         let (source, there) = (stat()?, beneath::stat(dir.as_fd(), name)?);
@@ -294,8 +347,9 @@ impl Applier {
             Some(there) if (there.st_dev, there.st_ino) == (source.st_dev, source.st_ino) => Ok(()),
             Some(_) => {
                 self.clear(dir, name)?;
-                Ok(beneath::make_link(from.as_fd(), existing, dir.as_fd(), name)
-                    .map_err(|error| not_found(error, missing))?)
+                beneath::make_link(from.as_fd(), existing, dir.as_fd(), name)
+                    .map_err(|error| not_found(error, missing))?;
+                Ok(self.note(&join(&dir.path, name), &linked)?)
             }
             None => Err(error.into()),
         }
@@ -307,8 +361,10 @@ impl Applier {
         }
         self.make(dir, name, || beneath::make_symlink(dir.as_fd(), name, &member.target))?;
         let made = Made::Symlink(dir.as_fd(), name);
-        self.attributes.set(made, member, Inherited { ours: !dir.setgid })?;
-        Ok(made.set_times(member.mtime)?)
+        let set = self.attributes.set(made, member, Inherited { ours: !dir.setgid })?;
+        made.set_times(member.mtime)?;
+        let fact = Fact::made(treesums::Kind::Symlink, member, &set);
+        Ok(self.note_made(dir, name, Fact { target: member.target.clone(), ..fact })?)
     }
 
     fn special(&mut self, dir: &Dir, name: &[u8], special: Special, member: &Member) -> Result<(), Failed> {
@@ -320,13 +376,19 @@ impl Applier {
             other => other?,
         }
         let made = Made::Named(dir.as_fd(), name);
-        self.attributes.set(made, member, Inherited { ours: !dir.setgid })?;
-        Ok(made.set_times(member.mtime)?)
+        let set = self.attributes.set(made, member, Inherited { ours: !dir.setgid })?;
+        made.set_times(member.mtime)?;
+        let (kind, device) = match special {
+            Special::Char(major, minor) => (treesums::Kind::Char, beneath::device(major, minor)),
+            Special::Block(major, minor) => (treesums::Kind::Block, beneath::device(major, minor)),
+            Special::Fifo => (treesums::Kind::Fifo, 0),
+        };
+        Ok(self.note_made(dir, name, Fact { device, ..Fact::made(kind, member, &set) })?)
     }
 
     fn directory(&mut self, dir: &Dir, name: &[u8], path: &[u8], member: &Member) -> Result<(), Failed> {
         let make = || beneath::make_dir(dir.as_fd(), name, member.mode & 0o777);
-        let mut ours = !dir.setgid;
+        let (mut ours, mut hidden) = (!dir.setgid, false);
         if let Err(error) = make() {
             if error.kind() != io::ErrorKind::AlreadyExists {
                 return Err(error.into());
@@ -338,10 +400,13 @@ impl Applier {
                 self.clear(dir, name)?;
                 make()?;
                 self.tree.hide_below(dir.as_fd(), name)?;
+                hidden = true;
             }
         }
         let made = Made::Named(dir.as_fd(), name);
-        self.attributes.set(made, member, Inherited { ours })?;
+        let set = self.attributes.set(made, member, Inherited { ours })?;
+        let fact = Fact::made(treesums::Kind::Directory, member, &set);
+        self.note_made(dir, name, Fact { ask: fact.ask || hidden, ..fact })?;
         if !ours {
             // It may be open, and known with another setgid bit than it has now.
             self.tree.forget();
@@ -359,24 +424,30 @@ impl Applier {
                 let there = beneath::stat(dir.as_fd(), removed)?;
                 if there.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
                     self.tree.hide_below(dir.as_fd(), removed)?;
+                    self.note(&join(&dir.path, removed), &Act::Unhidden)?;
                 }
                 return Ok(());
             }
             other => other?,
         }
         self.whiteouts = true;
-        Ok(beneath::set_xattr(dir.as_fd(), b".", self.namespace.origin().as_bytes(), b"")?)
+        beneath::set_xattr(dir.as_fd(), b".", self.namespace.origin().as_bytes(), b"")?;
+        // When it was made, and whose it is, is nobody's word.
+        self.note_made(dir, removed, Fact::new(treesums::Kind::Char))?;
+        Ok(self.note(&dir.path, &Act::Ask)?)
     }
 
     fn opaque(&mut self, path: &[u8]) -> Result<(), Failed> {
         let dir = self.find_or_make(path)?;
-        Ok(self.tree.hide_below(dir.as_fd(), b".")?)
+        self.tree.hide_below(dir.as_fd(), b".")?;
+        Ok(self.note(&dir.path, &Act::Unhidden)?)
     }
 
     /// The directory of this path, made if need be; what had to be made is noted.
     fn find_or_make(&mut self, path: &[u8]) -> Result<Rc<Dir>, Failed> {
         let dir = self.tree.find_or_make(path);
-        for (path, implied) in self.tree.just_implied.drain(..) {
+        for (path, implied) in std::mem::take(&mut self.tree.just_implied) {
+            self.note(&path, &Act::Made(Fact::dir_to_ask()))?;
             if implied == Implied::New {
                 self.times.note(&path, (0, 0), b"", &self.spill)?;
                 continue;
@@ -424,7 +495,7 @@ impl Applier {
             }
             _ => beneath::unlink(dir.as_fd(), name)?,
         }
-        Ok(())
+        Ok(self.note(&join(&dir.path, name), &Act::Gone)?)
     }
 }
 
@@ -433,17 +504,19 @@ fn is_small(member: &Member) -> bool {
     member.sparse.is_none() && member.size <= JOB_BYTES_MAX
 }
 
-/// Writes payload to a place in a file, and tells the outlay; bytes written. A small file is one write, unless a buffer ends in it.
+/// Writes payload to a place in a file, sums it, and tells the outlay; bytes written. A small file is one write, unless a buffer ends in it.
 fn write<S: Source>(
     file: &std::fs::File,
     mut at: u64,
     length: u64,
     payload: &mut Reader<S>,
     outlay: Option<&Outlay>,
+    sum: &mut crc32fast::Hasher,
 ) -> Result<u64, Failed> {
     let end = at + length;
     while at < end {
         let bytes = payload.payload(end - at)?;
+        sum.update(bytes);
         file.write_all_at(bytes, at)?;
         let count = bytes.len();
         payload.advance(count);

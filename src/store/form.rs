@@ -20,6 +20,7 @@ use super::attributes::NotSet;
 use super::image::ImageFile;
 use super::layout::{IMAGE, LAYER_RECORD, Layout, SUMS, TREE};
 use super::shown::Mounts;
+use super::treesums::TreeSums;
 use super::whiteout::Namespace;
 
 /// Bytes of an image that one of its sums is about, and bytes of that sum.
@@ -48,8 +49,9 @@ pub enum LayerForm {
     Tree,
 }
 
-/// `layer.json`.
+/// `layer.json`. Behind its last field is a sum of all before it ([`seal`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerRecord {
     /// How it is kept.
     pub form: Form,
@@ -83,6 +85,10 @@ pub struct LayerRecord {
     /// Of an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageFile>,
+    /// Of a tree, what is kept to verify it; `None` = a version of this program made it that kept nothing, or the filesystem
+    /// does not keep what it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeSums>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
@@ -101,23 +107,36 @@ impl LayerRecord {
             }
             Err(source) => return Err(StoreError::Io { act: "read", path, source }),
         };
-        serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged { path, source: error.into() })
+        let damaged = |source| StoreError::Damaged { path: path.clone(), source };
+        let record: Self = match opened(&bytes) {
+            Ok(None) => serde_json::from_slice(&bytes),
+            Ok(Some(document)) => serde_json::from_slice(&document),
+            Err(why) => return Err(damaged(why.into())),
+        }
+        .map_err(|error| damaged(error.into()))?;
+        if record.diff_id != *diff {
+            return Err(damaged(format!("it is that of {}", record.diff_id).into()));
+        }
+        Ok(record)
     }
 
     /// Writes it into a layer still in staging.
     pub(super) fn write(&self, staged: &Path) -> io::Result<()> {
-        std::fs::write(staged.join(LAYER_RECORD), serde_json::to_vec(self)?)
+        std::fs::write(staged.join(LAYER_RECORD), seal(serde_json::to_vec(self)?))
     }
 
     /// Whether the files that make this layer are all in its directory, as far as names and sizes can tell.
     pub(super) fn has_its_files(&self, dir: &Path) -> bool {
+        let is = |name, bytes| {
+            std::fs::symlink_metadata(dir.join(name))
+                .is_ok_and(|found| found.is_file() && found.len() == bytes)
+        };
         match self.form {
-            Form::Tree => std::fs::symlink_metadata(dir.join(TREE)).is_ok_and(|tree| tree.is_dir()),
+            Form::Tree => {
+                let tree = std::fs::symlink_metadata(dir.join(TREE)).is_ok_and(|tree| tree.is_dir());
+                tree && self.tree.as_ref().is_none_or(|tree| is(SUMS, tree.bytes))
+            }
             Form::Erofs => {
-                let is = |name, bytes| {
-                    std::fs::symlink_metadata(dir.join(name))
-                        .is_ok_and(|found| found.is_file() && found.len() == bytes)
-                };
                 let sums_bytes = |image: &ImageFile| image.bytes.div_ceil(SUMMED_BYTES) * SUM_BYTES;
                 self.image.as_ref().is_some_and(|image| is(IMAGE, image.bytes) && is(SUMS, sums_bytes(image)))
             }
@@ -148,6 +167,34 @@ impl LayerRecord {
             hold,
         })
     }
+}
+
+/// What comes before the sum at the end of a record, and after it.
+const SEAL: (&[u8], &[u8]) = (b",\"sum\":\"", b"\"}");
+/// Digits of the sum.
+const SEAL_DIGITS: usize = 8;
+
+/// A JSON object with one more field, the last: a CRC-32 of all the bytes before that field.
+fn seal(mut document: Vec<u8>) -> Vec<u8> {
+    document.pop();
+    let digits = format!("{:08x}", crc32fast::hash(&document));
+    [&document, SEAL.0, digits.as_bytes(), SEAL.1].concat()
+}
+
+/// The object that was sealed, if its sum is right; `None` = it has none: a version of this program wrote it that knew of no
+/// sums. One whose last field is not quite what [`seal`] writes is no such record either: its fields are known, and another
+/// is an error.
+fn opened(sealed: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
+    let parts = sealed.strip_suffix(SEAL.1).and_then(|rest| rest.split_last_chunk::<SEAL_DIGITS>());
+    let Some((document, digits)) =
+        parts.and_then(|(rest, digits)| Some((rest.strip_suffix(SEAL.0)?, digits)))
+    else {
+        return Ok(None);
+    };
+    if format!("{:08x}", crc32fast::hash(document)).as_bytes() != digits {
+        return Err("its sum is not that of its content");
+    }
+    Ok(Some([document, b"}"].concat()))
 }
 
 /// A path of any bytes as JSON can hold it.
@@ -187,6 +234,24 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+
+    #[test]
+    fn no_bit_of_a_sealed_record_can_flip_unseen() {
+        let document = br#"{"form":"tree","entries":17,"whiteouts":true}"#;
+        let sealed = seal(document.to_vec());
+        assert_eq!(opened(&sealed), Ok(Some(document.to_vec())));
+        assert_eq!(opened(document), Ok(None), "of before there were sums");
+        for bit in 0..sealed.len() * 8 {
+            let mut rotten = sealed.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            // Without its sum it is taken for an older one, so it must be no object of fields that are known.
+            let taken = opened(&rotten).is_ok_and(|found| {
+                let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&rotten);
+                found.is_some() || object.is_ok_and(|fields| fields.len() == 3)
+            });
+            assert!(!taken, "{}", String::from_utf8_lossy(&rotten));
+        }
+    }
 
     #[test]
     fn paths_of_any_bytes_come_back_from_a_record() {

@@ -17,6 +17,7 @@ use super::attributes::{Attributes, Inherited, Made, NotSet};
 use super::failed::Failed;
 use super::flaw::Flaw;
 use super::tar::Member;
+use super::treesums::{self, Act, Fact, Notes};
 
 /// Largest file that is given away: as large as the buffers it comes in, which are held until it is written.
 pub(super) const JOB_BYTES_MAX: u64 = 128 << 10;
@@ -32,6 +33,9 @@ const BATCHES: usize = 2;
 /// A file that was made and is to be completed.
 pub(super) struct Job {
     pub(super) file: File,
+    /// Where it is, and what number is this.
+    pub(super) path: Vec<u8>,
+    pub(super) number: u64,
     pub(super) member: Member,
     /// All of it.
     pub(super) content: Vec<Bytes>,
@@ -40,15 +44,22 @@ pub(super) struct Job {
 
 impl Job {
     /// Gives the file all that its entry says.
-    fn complete(&mut self, attributes: &mut Attributes) -> Result<(), Failed> {
-        let mut at = 0;
+    fn complete(&mut self, attributes: &mut Attributes, notes: &mut Notes) -> Result<(), Failed> {
+        let (mut at, mut sum) = (0, crc32fast::Hasher::new());
         for piece in self.content.drain(..) {
+            sum.update(&piece);
             self.file.write_all_at(&piece, at)?;
             at += piece.len() as u64;
         }
         let made = Made::Open(&self.file);
-        attributes.set(made, &self.member, self.inherited)?;
-        Ok(made.set_times(self.member.mtime)?)
+        let set = attributes.set(made, &self.member, self.inherited)?;
+        made.set_times(self.member.mtime)?;
+        let fact = Fact {
+            size: at,
+            content: Some(sum.finalize()),
+            ..Fact::made(treesums::Kind::File, &self.member, &set)
+        };
+        Ok(notes.note(self.number, &self.path, &Act::Made(fact))?)
     }
 }
 
@@ -74,6 +85,7 @@ impl Helper {
         job: Job,
         place: u64,
         attributes: &mut Attributes,
+        notes: &mut Notes,
     ) -> Result<(), (Vec<u8>, Failed)> {
         if self.batch.is_empty() {
             self.begins = place;
@@ -82,36 +94,45 @@ impl Helper {
         if self.batch.len() < BATCH_JOBS && place - self.begins < BATCH_TAR_BYTES {
             return Ok(());
         }
-        self.flush(attributes)
+        self.flush(attributes, notes)
     }
 
     /// Hands over what was gathered; to be called after the last job.
-    pub(super) fn flush(&mut self, attributes: &mut Attributes) -> Result<(), (Vec<u8>, Failed)> {
+    pub(super) fn flush(
+        &mut self,
+        attributes: &mut Attributes,
+        notes: &mut Notes,
+    ) -> Result<(), (Vec<u8>, Failed)> {
         let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH_JOBS));
         match self.to.try_send(batch) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(batch)) => complete(batch, attributes),
+            Err(TrySendError::Full(batch)) => complete(batch, attributes, notes),
             // It failed, and will tell why.
             Err(TrySendError::Disconnected(_)) => Err((Vec::new(), Flaw::Cut.into())),
         }
     }
 }
 
-fn complete(batch: Vec<Job>, attributes: &mut Attributes) -> Result<(), (Vec<u8>, Failed)> {
+fn complete(
+    batch: Vec<Job>,
+    attributes: &mut Attributes,
+    notes: &mut Notes,
+) -> Result<(), (Vec<u8>, Failed)> {
     for mut job in batch {
-        job.complete(attributes).map_err(|failed| (job.member.path, failed))?;
+        job.complete(attributes, notes).map_err(|failed| (job.member.path, failed))?;
     }
     Ok(())
 }
 
-/// Completes files until there will be no more; what could not be set of them. `tree` is for messages.
+/// Completes files until there will be no more; what could not be set of them, and what they are. `tree` is for messages.
 pub(super) fn work(
     jobs: &Receiver<Vec<Job>>,
     mut attributes: Attributes,
+    mut notes: Notes,
     tree: &Path,
-) -> Result<NotSet, Flaw> {
+) -> Result<(NotSet, Notes), Flaw> {
     for batch in jobs {
-        complete(batch, &mut attributes).map_err(|(path, failed)| failed.of(path, tree))?;
+        complete(batch, &mut attributes, &mut notes).map_err(|(path, failed)| failed.of(path, tree))?;
     }
-    Ok(attributes.not_set)
+    Ok((attributes.not_set, notes))
 }

@@ -10,6 +10,7 @@
 //!   layers/<alg>/<hex>/             one committed layer, named by its diff ID; appears by rename, whole
 //!     layer.json                    what it is: form, bytes, entries, blob digest, what could not be set
 //!     tree/                         form "tree": the unpacked layer in overlayfs form
+//!     sums                          beside it: what each of its names is (see `treesums`)
 //!     layer.erofs                   form "erofs": the same as an EROFS image
 //!     sums                          beside it: a CRC-32 of each of its blocks
 //!   blobs/<alg>/<hex>               text: the diff ID that the blob of this digest unpacks to
@@ -20,7 +21,7 @@
 //!   unsettled/<alg>-<hex>-<commit>  empty: this layer is not known to be on disk; `.failed` behind it: and never will
 //!   staging/<name>                  flock: a layer or a file being made; anybody's garbage once unlocked
 //!   scrubbed.json                   when each layer was last verified in the background
-//!   quarantine/<alg>-<hex>-<name>   a layer that is not what was written, until the next prune
+//!   quarantine/<alg>-<hex>-<name>   a layer that is not what was written, until no container is on it
 //!   mounts/<alg>-<hex>              where a layer that is an image is mounted while somebody uses it
 //!   mounts.lock                     byte locks: who uses which of those (see `shown`)
 //!   gc/<name>                       renamed away, to be removed (see `crate::gc`); gc itself: flock of who does

@@ -47,6 +47,7 @@ mod space;
 mod stage;
 mod tar;
 mod tree;
+mod treesums;
 mod unpack;
 mod unsettled;
 pub mod whiteout;
@@ -57,7 +58,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keelblock_actors::error::StoreError;
+use keelblock_actors::error::{StoreError, chain};
 use keelblock_actors::image::digest::DiffId;
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{LayerKey, LayerSpec};
@@ -65,7 +66,7 @@ use keelblock_actors::ports::{
     Claim, ImageRecord, InUse, Keep, LayerDir, LayerSize, Pruned, Store, StoredLayer,
 };
 use keelblock_actors::stop::Stop;
-use slog::{Logger, debug, warn};
+use slog::{Logger, debug, error, warn};
 
 pub use self::attributes::NotSet;
 pub use self::dirtimes::NOBODYS_ROOT;
@@ -75,9 +76,11 @@ pub use self::form::{Form, LayerForm, LayerRecord};
 pub use self::image::ImageFile;
 pub(crate) use self::layout::fresh_name;
 pub use self::privileges::Privileges;
+pub use self::quarantine::{Quarantined, Standing};
 pub use self::scrub::{Scrubbed, Verdict};
 pub use self::settle::Settled;
 pub use self::settler::{Settler, SyncMode};
+pub use self::treesums::TreeSums;
 
 use self::format::Format;
 use self::journal::Journal;
@@ -280,14 +283,22 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Moves a bad layer out of the way, so that the next pull brings it again; the next prune removes it. Containers on it go
-    /// on with it. Where it is then; `None`: it is not there.
+    /// Moves a bad layer out of the way, so that the next pull brings it again. `standing` are the containers on it, which go on
+    /// with it; a prune that finds none of them removes it. Where it is then; `None`: it is not there.
     ///
     /// # Errors
     /// [`StoreError::Io`] when the store cannot be written.
-    pub fn quarantine(&self, layer: &DiffId) -> Result<Option<PathBuf>, StoreError> {
+    pub fn quarantine(&self, layer: &DiffId, standing: &[Standing]) -> Result<Option<PathBuf>, StoreError> {
         let inner = &*self.inner;
-        quarantine::quarantine(&inner.layout, &*inner.disk, &inner.mounts, layer)
+        quarantine::quarantine(&inner.layout, &*inner.disk, &inner.mounts, layer, standing)
+    }
+
+    /// The bad layers that were moved out of the way in the store in `dir`, and the containers on them.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read.
+    pub fn quarantined(dir: &Path) -> Result<Vec<Quarantined>, StoreError> {
+        quarantine::list(&Layout::new(dir.to_owned()))
     }
 
     /// What is remembered of a layer.
@@ -359,14 +370,40 @@ impl Inner {
         }
     }
 
-    /// Whether a layer is there: its directory comes whole, by rename.
+    /// Whether a layer is there: its directory comes whole, by rename. One whose record is damaged is as good as gone: it
+    /// cannot be shown, and is pulled again.
     fn has(&self, diff: &DiffId) -> Result<bool, StoreError> {
-        let path = self.layout.layer_record(diff);
-        match std::fs::symlink_metadata(&path) {
+        match LayerRecord::read(&self.layout, diff) {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(StoreError::Io { act: "read", path, source }),
+            Err(StoreError::Missing { .. }) => Ok(false),
+            Err(error) if is_damage(&error) => {
+                warn!(self.log, "a layer is not used, for its record is damaged"; "layer" => %diff,
+                    "error" => chain(&error));
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Moves a layer away whose record is damaged, so that it does not stand in the place of a sound one.
+    fn make_way(&self, diff: &DiffId) -> Result<(), StoreError> {
+        match LayerRecord::read(&self.layout, diff) {
+            Err(error) if is_damage(&error) => {
+                error!(self.log, "a layer is moved to quarantine, for its record is damaged"; "layer" => %diff,
+                    "error" => chain(&error));
+                quarantine::quarantine(&self.layout, &*self.disk, &self.mounts, diff, &[]).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether this says that what is on the disk is not what was written there.
+fn is_damage(error: &StoreError) -> bool {
+    match error {
+        StoreError::Damaged { .. } => true,
+        StoreError::Io { source, .. } => scrub::is_damage(source),
+        _ => false,
     }
 }
 
@@ -401,6 +438,9 @@ impl Store for DiskStore {
         // Whoever had the lock before may have committed since we looked.
         if let Some(layer) = self.find(key)? {
             return Ok(Claim::Here(layer));
+        }
+        if let LayerKey::Diff(diff) = key {
+            self.inner.make_way(diff)?;
         }
         let path = self.inner.layout.staging();
         let stage = Stage::new(&self.inner.layout, &self.inner.gc).map_err(|source| StoreError::Io {

@@ -38,7 +38,7 @@ pub(super) fn prune(
 ) -> Result<Pruned, StoreError> {
     let store = pin::lock_store(layout, LockKind::Exclusive)?;
     let mut pruned = Pruned::default();
-    let used = used(layout, keep, in_use, log, &mut pruned)?;
+    let (used, of_containers) = used(layout, keep, in_use, log, &mut pruned)?;
     let mut unused = layers(layout)?;
     unused.retain(|diff| !used.contains(diff));
     let mut records = Vec::new();
@@ -57,7 +57,7 @@ pub(super) fn prune(
     // Of an image that lacks a file that shows ([`LayerRecord::has_its_files`]). Only of a tree nobody could tell, so only for
     // trees there is a wait.
     forget(layout, disk, records.iter().filter(|record| record.form == Form::Tree))?;
-    let mut moved = quarantine::empty(layout, gc)?;
+    let mut moved = quarantine::empty(layout, gc, &of_containers)?;
     for diff in unused {
         let path = layout.layer(&diff);
         moved.extend(gc.move_away(&path).map_err(|source| StoreError::Io {
@@ -95,21 +95,23 @@ pub(super) fn forget<'r>(
     journal.remove(layout, disk, &known)
 }
 
-/// The layers that stay; the records of images that do not are removed.
+/// The layers that stay, and those of them that containers name; the records of images that do not are removed.
 fn used(
     layout: &Layout,
     keep: &Keep,
     in_use: InUse<'_>,
     log: &Logger,
     pruned: &mut Pruned,
-) -> Result<BTreeSet<DiffId>, StoreError> {
+) -> Result<(BTreeSet<DiffId>, BTreeSet<DiffId>), StoreError> {
     // Pins before records: what drops its pin in between has written its record by then.
     let pinned = pin::pinned(layout, log)?;
     let in_use = in_use().map_err(StoreError::InUse)?;
     let named =
         keep.images.iter().chain(in_use.iter().flat_map(|used| used.images.iter().map(|id| &id.name)));
     let named: BTreeSet<ImageName> = named.map(ImageName::canonical).collect();
-    let mut used: BTreeSet<DiffId> = in_use.iter().flat_map(|used| used.layers.iter().cloned()).collect();
+    let of_containers: BTreeSet<DiffId> =
+        in_use.iter().flat_map(|used| used.layers.iter().cloned()).collect();
+    let mut used = of_containers.clone();
     for key in pinned {
         match key {
             LayerKey::Diff(diff) => {
@@ -128,7 +130,7 @@ fn used(
         remove_file(path)?;
         pruned.images.push(name);
     }
-    Ok(used)
+    Ok((used, of_containers))
 }
 
 /// Every layer in the store.

@@ -1,8 +1,9 @@
 //! Reads layers as the disk has them, and compares them with what was written.
 //!
-//! An image is verified against the checksums of its blocks (`sums`), those against their digest in `layer.json`. They find
-//! what rotted; who can write the one can write the others. Of `layer.json` itself what says which layer and which image this
-//! is gets compared, not its counts. A tree has no checksums, so nothing can be said of it.
+//! An image is verified against the checksums of its blocks (`sums`), those against their digest in `layer.json`. A tree
+//! is verified against what was kept of each of its names (`treesums`). They find what rotted; who can write the one can write the
+//! others. `layer.json` has a sum of its own;
+//! one of before there were such sums is believed if it can be read and names its layer. Nothing can be said of trees of before they had sums.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,6 +21,7 @@ use super::form::{Form, LayerRecord, SUM_BYTES, SUMMED_BYTES};
 use super::image::ImageFile;
 use super::layout::{IMAGE, LAYER_RECORD, Layout, SUMS};
 use super::pin;
+use super::treesums::{self, TreeSums};
 
 /// Bytes of an image read at once. 1 MiB: an end is asked for and the rate kept in steps of it, and a disk reads no faster
 /// by larger ones.
@@ -32,7 +34,7 @@ const NAP: Duration = Duration::from_millis(100);
 pub enum Verdict {
     /// As it was written.
     Whole,
-    /// Trees have no checksums.
+    /// It has no sums: a tree of a version that kept none, or on a filesystem that does not keep owners, modes or times.
     NotVerifiable,
     /// Not what was written; why.
     Bad(String),
@@ -45,7 +47,7 @@ pub struct Scrubbed {
     pub diff_id: DiffId,
     /// Its form; `None` = its record cannot be read.
     pub form: Option<Form>,
-    /// Bytes of the image that were read.
+    /// Bytes that were read.
     pub bytes: u64,
     /// How it is.
     pub verdict: Verdict,
@@ -75,34 +77,52 @@ pub(super) fn scrub(
         }
         Err(error) => return Err(error),
     };
-    if record.diff_id != *diff {
-        return Ok(Some(bad(Some(record.form), format!("{LAYER_RECORD} is that of {}", record.diff_id))));
-    }
     let mut bytes = 0;
     let verdict = match (record.form, &record.image) {
-        (Form::Tree, _) => Verdict::NotVerifiable,
+        (Form::Tree, _) if record.tree.is_none() => Verdict::NotVerifiable,
         (Form::Erofs, None) => Verdict::Bad(format!("{LAYER_RECORD} names no image")),
-        (Form::Erofs, Some(image)) => match verify(&at, image, &mut bytes, &Pace::new(rate, stop)) {
-            Ok(None) => Verdict::Whole,
-            Ok(Some(why)) => Verdict::Bad(why),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
-            Err(error) if is_damage(&error) => Verdict::Bad(format!("cannot be read: {error}")),
-            // Says nothing of the layer: no descriptor was left, perhaps.
-            Err(source) => return Err(StoreError::Io { act: "verify", path: at, source }),
-        },
+        (_, image) => {
+            match verify(&at, image.as_ref(), record.tree.as_ref(), &mut bytes, &Pace::new(rate, stop)) {
+                Ok(None) => Verdict::Whole,
+                Ok(Some(why)) => Verdict::Bad(why),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
+                Err(error) if is_damage(&error) => Verdict::Bad(format!("cannot be read: {error}")),
+                // Says nothing of the layer: no descriptor was left, perhaps.
+                Err(source) => return Err(StoreError::Io { act: "verify", path: at, source }),
+            }
+        }
     };
     Ok(Some(Scrubbed { diff_id: diff.clone(), form: Some(record.form), bytes, verdict }))
 }
 
 /// Whether a failure to read is the disk's, or the filesystem's.
-fn is_damage(error: &io::Error) -> bool {
+pub(super) fn is_damage(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     error.kind() == io::ErrorKind::UnexpectedEof
         || matches!(errno, Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG))
 }
 
-/// What is wrong with an image, if anything is; `Interrupted` when it was told to stop.
-fn verify(dir: &Path, image: &ImageFile, read: &mut u64, pace: &Pace<'_>) -> io::Result<Option<String>> {
+/// What is wrong with what a layer is, if anything is; `Interrupted` when it was told to stop.
+fn verify(
+    dir: &Path,
+    image: Option<&ImageFile>,
+    tree: Option<&TreeSums>,
+    read: &mut u64,
+    pace: &Pace<'_>,
+) -> io::Result<Option<String>> {
+    match (image, tree) {
+        (Some(image), _) => verify_image(dir, image, read, pace),
+        (None, Some(tree)) => treesums::verify(dir, tree, read, pace),
+        (None, None) => Ok(None),
+    }
+}
+
+fn verify_image(
+    dir: &Path,
+    image: &ImageFile,
+    read: &mut u64,
+    pace: &Pace<'_>,
+) -> io::Result<Option<String>> {
     let (Some(mut file), Some(mut sums)) = (open(&dir.join(IMAGE))?, open(&dir.join(SUMS))?) else {
         return Ok(Some(format!("{IMAGE} or {SUMS} is not there")));
     };
@@ -143,7 +163,7 @@ fn verify(dir: &Path, image: &ImageFile, read: &mut u64, pace: &Pace<'_>) -> io:
 }
 
 /// A file, of which the next reads ask the disk: pages that are on it are dropped from memory, others cannot differ yet.
-fn open(path: &Path) -> io::Result<Option<File>> {
+pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
@@ -154,7 +174,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Keeps to a rate.
-struct Pace<'a> {
+pub(super) struct Pace<'a> {
     began: Instant,
     rate: u64,
     stop: &'a Stop,
@@ -166,7 +186,7 @@ impl<'a> Pace<'a> {
     }
 
     /// Returns when so many bytes may have been read.
-    fn wait(&self, bytes: u64) -> io::Result<()> {
+    pub(super) fn wait(&self, bytes: u64) -> io::Result<()> {
         loop {
             if self.stop.is_raised() {
                 return Err(io::ErrorKind::Interrupted.into());

@@ -24,6 +24,8 @@ const OPEN_MAX: usize = 32;
 /// An open directory of the tree.
 pub(super) struct Dir {
     fd: OwnedFd,
+    /// Where it is, whatever symlinks led there.
+    pub(super) path: Vec<u8>,
     /// What is made in it gets its group, and directories its setgid bit.
     pub(super) setgid: bool,
 }
@@ -89,8 +91,23 @@ impl Tree {
             self.open.push(found);
             return Ok(dir);
         }
+        // Almost all paths have no symlinks, and then say where they lead.
+        match beneath::open_dir_in_root_unless_linked(self.root(), path) {
+            Ok(Some(fd)) => return self.keep(path, path.to_vec(), fd),
+            Ok(None) => {}
+            Err(error) => {
+                return match Errno::from_io_error(&error) {
+                    Some(Errno::NOENT | Errno::NOTDIR) => Err(Lost::Missing),
+                    _ => Err(error.into()),
+                };
+            }
+        }
         match beneath::open_dir_in_root(self.root(), path) {
-            Ok(fd) => self.keep(path, fd),
+            // It is there, so nothing is made.
+            Ok(_) => {
+                let (fd, real) = self.make(path)?;
+                self.keep(path, real, fd)
+            }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::NOENT | Errno::NOTDIR) => Err(Lost::Missing),
                 _ => Err(error.into()),
@@ -102,25 +119,26 @@ impl Tree {
     pub(super) fn find_or_make(&mut self, path: &[u8]) -> Result<Rc<Dir>, Lost> {
         match self.find(path) {
             Err(Lost::Missing) => {
-                let fd = self.make(path)?;
-                self.keep(path, fd)
+                let (fd, real) = self.make(path)?;
+                self.keep(path, real, fd)
             }
             other => other,
         }
     }
 
-    fn keep(&mut self, path: &[u8], fd: OwnedFd) -> Result<Rc<Dir>, Lost> {
+    fn keep(&mut self, path: &[u8], real: Vec<u8>, fd: OwnedFd) -> Result<Rc<Dir>, Lost> {
         let setgid = beneath::stat_fd(&fd)?.st_mode & 0o2000 != 0;
         if self.open.len() == OPEN_MAX {
             self.open.remove(0);
         }
-        let dir = Rc::new(Dir { fd, setgid });
+        let dir = Rc::new(Dir { fd, path: real, setgid });
         self.open.push((path.to_vec(), Rc::clone(&dir)));
         Ok(dir)
     }
 
-    /// Walks the path as the kernel would in a chroot, and makes what is missing, also where a symlink points.
-    fn make(&mut self, path: &[u8]) -> Result<OwnedFd, Lost> {
+    /// Walks the path as the kernel would in a chroot, and makes what is missing, also where a symlink points. Says where that
+    /// is, too.
+    fn make(&mut self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>), Lost> {
         let mut todo: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
         let mut done: Vec<Vec<u8>> = Vec::new();
         let mut symlinks = 0;
@@ -171,7 +189,7 @@ impl Tree {
                 self.just_implied.push((done.join(&b'/'), implied));
             }
         }
-        Ok(parent)
+        Ok((parent, done.join(&b'/')))
     }
 
     fn make_one(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Lost> {

@@ -16,8 +16,8 @@ use keelblock_actors::stop::Stop;
 use slog::{info, warn};
 
 use super::Inner;
-use super::attributes::{Attributes, NotSet};
-use super::entry::{Applied, Applier};
+use super::attributes::Attributes;
+use super::entry::{Applied, Applier, Kept};
 use super::flaw::Flaw;
 use super::form::{Form, LayerRecord};
 use super::image::{ImageApplier, ImageFile};
@@ -28,6 +28,7 @@ use super::pipeline::{Stages, Threads, join, start};
 use super::space::Outlay;
 use super::stage::Stage;
 use super::tar::{Bounds, Member, Reader, Source};
+use super::treesums::Notes;
 use super::whiteout::Namespace;
 use super::writeback::WriteBack;
 use crate::erofs::Watch;
@@ -137,8 +138,8 @@ impl Job<'_> {
         let stages = Stages { blob: &self.layer.blob, limits, outlay: &self.outlay, stop: self.stop };
         let ran = stages
             .run(&mut intake, hasher, |tar, threads| match self.form {
-                Form::Tree => Ok((self.apply(tar, threads)?, None)),
-                Form::Erofs => self.make_image(tar).map(|(applied, image)| (applied, Some(image))),
+                Form::Tree => self.apply(tar, threads).map(|kept| (kept.applied, None, kept.sums)),
+                Form::Erofs => self.make_image(tar).map(|(applied, image)| (applied, Some(image), None)),
             })
             .map_err(|flaw| self.diagnosed(flaw, &mut intake))?;
         self.verify_blob(&mut intake)?;
@@ -148,7 +149,7 @@ impl Job<'_> {
         {
             return Err(UnpackError::WrongDiffId { layer: self.key.clone(), actual: diff_id });
         }
-        let (applied, image) = ran.made;
+        let (applied, image, tree) = ran.made;
         Ok(LayerRecord {
             form: self.form,
             diff_id,
@@ -162,31 +163,37 @@ impl Job<'_> {
             commit: String::new(),
             not_set: applied.not_set,
             image,
+            tree,
         })
     }
 
     /// Unpacks the tar, with a second thread if there may be one.
-    fn apply(&self, tar: &mut dyn Source, threads: Threads) -> Result<Applied, Flaw> {
+    fn apply(&self, tar: &mut dyn Source, threads: Threads) -> Result<Kept, Flaw> {
         let at = self.stage.path().join(TREE);
         let written = |source| Flaw::Write { path: at.clone(), source };
         make_root(&at).map_err(written)?;
         let in_user_namespace = self.store.privileges.in_user_namespace;
+        let sums = self.stage.path().join(SUMS);
+        let notes = |name| Notes::new(&self.stage.path().join(name));
         let applier = |helper| {
+            let notes = notes("notes");
             let spill = self.stage.path().join("times");
             let entries_max = self.store.limits.layer_entries_max;
             let outlay = Arc::clone(&self.outlay);
-            Applier::new(at.clone(), spill, self.namespace, in_user_namespace, entries_max, outlay, helper)
+            let (at, namespace) = (at.clone(), self.namespace);
+            Applier::new(at, spill, namespace, in_user_namespace, entries_max, outlay, helper, notes)
                 .map_err(written)
         };
         match threads {
-            Threads::One => self.apply_all(tar, applier(None)?)?.finish(&NotSet::default()),
+            Threads::One => self.apply_all(tar, applier(None)?)?.finish(None, &sums),
             Threads::Many => std::thread::scope(|scope| {
                 let (helper, jobs) = job::helper();
                 let attributes = Attributes::new(in_user_namespace);
-                let helping = start(scope, "write", || job::work(&{ jobs }, attributes, &at))?;
+                let helping =
+                    start(scope, "write", || job::work(&{ jobs }, attributes, notes("helper"), &at))?;
                 let applied = applier(Some(helper)).and_then(|applier| self.apply_all(tar, applier));
                 match (join(helping), applied) {
-                    (Ok(helped), applied) => applied?.finish(&helped),
+                    (Ok(helped), applied) => applied?.finish(Some(helped), &sums),
                     // It is what cut the first thread off, if anything did.
                     (Err(flaw), Ok(_) | Err(Flaw::Cut)) => Err(flaw),
                     (Err(_), Err(flaw)) => Err(flaw),

@@ -27,7 +27,29 @@ pub fn open_dir_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd
     openat2(root, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
-/// The same, open for reading: to set its times. The last component itself must be no symlink.
+/// The same; `None` = there is a symlink on the way.
+pub fn open_dir_in_root_unless_linked(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    unless_linked(openat2(root, path, flags, BENEATH))
+}
+
+/// The same, open for reading: to set its times.
+pub fn open_dir_in_root_for_reading_unless_linked(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    unless_linked(openat2(root, path, flags, BENEATH))
+}
+
+fn unless_linked(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match opened {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// As [`open_dir_in_root`], open for reading: to set its times. The last component itself must be no symlink.
 pub fn open_dir_in_root_for_reading(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat2(root, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
@@ -105,6 +127,11 @@ pub enum Special {
     Block(u32, u32),
     /// A named pipe.
     Fifo,
+}
+
+/// The number of a device, as [`stat`] says it.
+pub fn device(major: u32, minor: u32) -> u64 {
+    rustix::fs::makedev(major, minor)
 }
 
 /// A new special file. The mode loses what the umask takes.
@@ -209,6 +236,56 @@ pub fn get_xattr(dir: BorrowedFd<'_>, name: &[u8], xattr: &[u8]) -> io::Result<O
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Names of the xattrs of what is at this name, not followed.
+pub fn xattr_names(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let path = proc_path(dir, name);
+    let list = whole(|buffer| rustix::fs::llistxattr(&path, buffer))?.unwrap_or_default();
+    Ok(list.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+/// An xattr of what is at this name, not followed, whatever its length; `None` = it has none of that name.
+pub fn xattr(dir: BorrowedFd<'_>, name: &[u8], xattr: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let path = proc_path(dir, name);
+    whole(|buffer| rustix::fs::lgetxattr(&path, xattr, buffer))
+}
+
+/// Bytes of an xattr, and of all names of xattrs, at most (linux/limits.h: `XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+const XATTR_BYTES_MAX: usize = 64 << 10;
+
+/// What a call puts into a buffer.
+fn whole(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Option<Vec<u8>>> {
+    for bytes in [256, XATTR_BYTES_MAX] {
+        let mut buffer = vec![0; bytes];
+        match call(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(Some(buffer));
+            }
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+            Err(Errno::RANGE) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Errno::RANGE.into())
+}
+
+/// A regular file, to be read; not followed. Opening anything else has no effect, but may succeed.
+pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?))
+}
+
+/// How many names are in an open directory, without `.` and `..`.
+pub fn count(dir: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut names = 0;
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        names += u64::from(name != b"." && name != b"..");
+    }
+    Ok(names)
 }
 
 fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {

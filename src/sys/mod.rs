@@ -9,6 +9,7 @@ pub(crate) mod clone;
 pub(crate) mod detach;
 pub mod lock;
 pub(crate) mod loop_device;
+pub(crate) mod memory;
 pub mod mount;
 pub(crate) mod mount_bits;
 pub(crate) mod pidfd;

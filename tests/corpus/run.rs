@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use keelblock::backend::{BindBackend, CopyBackend, OverlayBackend};
-use keelblock::store::{DiskStore, Form, NotSet};
+use keelblock::store::{DiskStore, Form, NotSet, Verdict};
 use keelblock_actors::container::BackendName;
 use keelblock_actors::error::chain;
 use keelblock_actors::ports::{Backend, LayerDir, Store, StoredLayer};
@@ -157,6 +157,7 @@ impl Run<'_> {
                 self.problems.push(format!("layer {} was changed by a backend", layer.diff_id));
             }
         }
+        self.are_whole(&store, &stored);
         drop(stack);
         let pruned = store.prune(&Default::default(), &|| Ok(vec![]));
         if let Err(error) = pruned {
@@ -169,6 +170,17 @@ impl Run<'_> {
             self.problems.push("its layers were not removed".to_owned());
         }
         cells
+    }
+
+    /// What was kept to verify layers must be true of them.
+    fn are_whole(&mut self, store: &DiskStore, stored: &[StoredLayer]) {
+        for layer in stored {
+            let scrubbed = store.scrub(&layer.diff_id, 0, &Stop::default());
+            let verdict = scrubbed.map(|scrubbed| scrubbed.map(|scrubbed| scrubbed.verdict));
+            if !matches!(verdict, Ok(Some(Verdict::Whole))) {
+                self.problems.push(format!("layer {} cannot be verified: {verdict:?}", layer.diff_id));
+            }
+        }
     }
 
     /// An image must show what a tree of the same layer shows, and be remembered as that is.
@@ -195,10 +207,12 @@ impl Run<'_> {
             self.problems.extend(differ.into_iter().map(|line| format!("image against tree: {line}")));
             let of_image = store.layer_record(image).unwrap();
             let mut of_tree = trees.layer_record(image).unwrap();
+            self.are_whole(&trees, std::slice::from_ref(image));
             if of_image.form != Form::Erofs || of_image.image.is_none() {
                 self.problems.push("it is kept as a tree".to_owned());
             }
             (of_tree.form, of_tree.image) = (of_image.form, of_image.image.clone());
+            of_tree.tree = None;
             of_tree.commit.clone_from(&of_image.commit);
             if of_tree != of_image {
                 self.problems.push(format!("image {of_image:?}, tree {of_tree:?}"));
