@@ -1,5 +1,6 @@
 //! When the source of an image is asked, and who may have what is in the store already.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use keelblock_actors::image::digest::Digest;
 mod support {
     pub(crate) mod registry;
 }
-use support::registry::{Reply, TestRegistry};
+use support::registry::{OCI_CONFIG, OCI_MANIFEST, Reply, TestRegistry, descriptor};
 
 /// A tar with one file of this content.
 fn layer(content: &str) -> Vec<u8> {
@@ -110,4 +111,54 @@ fn a_private_image_in_the_store_is_given_only_to_those_whom_the_registry_lets_ha
     drop(registry);
     let down = pull(home.path(), &image, None, as_user(Some("owner:right"))).unwrap_err();
     assert!(down.contains("its source does not give it") && down.contains("cannot connect"), "{down}");
+}
+
+/// An image of one layer that `bytes` are said to unpack to: a config may say what it likes.
+fn put_claiming(registry: &TestRegistry, repository: &str, bytes: &[u8], diff_id: &Digest) {
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    });
+    let config_bytes = config.to_string();
+    let config = registry.put_blob(repository, config_bytes.clone());
+    let blob = registry.put_blob(repository, bytes.to_vec());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": descriptor(OCI_CONFIG, &config, config_bytes.len()),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &blob, bytes.len())],
+    });
+    registry.put_manifest(repository, "1", OCI_MANIFEST, manifest.to_string().as_bytes());
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_layer_in_the_store_is_not_had_by_naming_its_diff_id() {
+    let registry = TestRegistry::start();
+    let secret = layer("private");
+    let private = registry.put_image("private", "1", &[&secret]);
+    let diff_id = &private.diff_ids[0];
+    put_claiming(&registry, "thief", &gzip(&layer("something else")), diff_id);
+    put_claiming(&registry, "owner", &gzip(&secret), diff_id);
+    let home = tempfile::tempdir().unwrap();
+    let pull = |repository: &str| {
+        let image = format!("{}/{repository}:1", registry.host());
+        pull(home.path(), &image, None, |config| config.authorize_stored_images = true)
+    };
+    pull("private").unwrap();
+    let stolen = pull("thief").unwrap_err();
+    assert!(stolen.contains("its blob or the image config is corrupt"), "{stolen}");
+    // Who has its bytes in another form shows them; who has the very blob is believed by his registry.
+    pull("owner").unwrap();
+    let blob = Digest::of(&gzip(&secret));
+    assert_eq!(registry.count(&format!("/v2/owner/blobs/{blob}")), 1);
+    registry.put_image("copy", "1", &[&secret]);
+    pull("copy").unwrap();
+    let asked: Vec<_> =
+        registry.seen().into_iter().filter(|seen| seen.path == format!("/v2/copy/blobs/{diff_id}")).collect();
+    assert_eq!(asked.iter().map(|seen| &*seen.method).collect::<Vec<_>>(), ["HEAD"]);
 }

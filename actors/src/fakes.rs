@@ -609,6 +609,21 @@ impl Puller for From {
         }
         .boxed()
     }
+
+    fn authorize(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<bool, FetchError>> {
+        let (this, layer) = (self.1.clone(), layer.clone());
+        async move {
+            match this.come_by_async(Step::Authorize).await {
+                true => Err(FetchError::Refused {
+                    blob: layer.key.to_string(),
+                    from: layer.source.to_string(),
+                    source: Box::new(broken(Step::Authorize)),
+                }),
+                false => Ok(true),
+            }
+        }
+        .boxed()
+    }
 }
 
 struct Staged(World, DiffId);
@@ -707,6 +722,14 @@ impl Store for World {
         if self.lock().layers.contains(&diff_id) {
             return Ok(Claim::Here(StoredLayer { diff_id }));
         }
+        self.claim_anew(key)
+    }
+
+    fn blob_of(&self, layer: &StoredLayer) -> Result<Option<Digest>, StoreError> {
+        Ok(Some(layer.diff_id.0.clone()))
+    }
+
+    fn claim_anew(&self, key: &LayerKey) -> Result<Claim, StoreError> {
         // One at a time brings a layer, as the locks of a real store have it.
         if !self.lock().staged.insert(diff(key)) {
             return Ok(Claim::Elsewhere);

@@ -18,7 +18,7 @@ use crate::error::{
     Cause, FetchError, IsolatorError, LaunchError, MountError, RecordError, ResolveError, StoreError,
     UnpackError,
 };
-use crate::image::digest::DiffId;
+use crate::image::digest::{DiffId, Digest};
 use crate::image::name::{ImageKind, ImageName, ImageRequest};
 use crate::image::plan::{ImagePlan, LayerKey, LayerSpec, SourceKind};
 use crate::launch::{LaunchContext, LaunchPlan};
@@ -77,6 +77,13 @@ pub trait Puller: Send + Sync {
     /// # Cancel safety
     /// Dropping the future, or the reader, ends the request.
     fn open(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<Blob, FetchError>>;
+
+    /// Whether the source says that whoever asks may have the blob of this digest, so that its bytes need not be
+    /// brought again to show that he can: true. False: it cannot say so without giving them.
+    ///
+    /// # Errors
+    /// [`FetchError`] when it refuses, or cannot be asked.
+    fn authorize(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<bool, FetchError>>;
 }
 
 // ---- store ------------------------------------------------------------------------------------------------
@@ -204,6 +211,12 @@ pub trait Store: Send + Sync {
 
     /// The layer, or the right to bring it.
     fn claim(&self, key: &LayerKey) -> Result<Claim, StoreError>;
+
+    /// The right to bring a layer although it may be in the store: its bytes are to be seen and verified once more.
+    fn claim_anew(&self, key: &LayerKey) -> Result<Claim, StoreError>;
+
+    /// The blob that brought a layer, where its digest was known.
+    fn blob_of(&self, layer: &StoredLayer) -> Result<Option<Digest>, StoreError>;
 
     /// Shows a layer as a directory.
     ///

@@ -47,6 +47,8 @@ pub(crate) struct PullDeps {
     pub(crate) disk: Pool,
     pub(crate) unpack: Pool,
     pub(crate) lanes: Lanes,
+    /// Whether a layer in the store is given only to those who can show, or whose source says, that they may have it.
+    pub(crate) authorize_stored: bool,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) log: Logger,
 }
@@ -82,6 +84,10 @@ impl Handler<PullLayer> for PullerActor {
                     };
                     flights.borrow_mut().join((layer.key.clone(), own), start).0
                 };
+                // What one may have says nothing of what another may.
+                if deps.authorize_stored {
+                    return fly(Some(layer.clone())).await.0;
+                }
                 let (landed, asked) = fly(None).await;
                 match landed {
                     // Another source, or another manifest's word for the blob at the same source.
@@ -101,7 +107,15 @@ impl Handler<PullLayer> for PullerActor {
 /// One flight, from claim to commit.
 async fn pull(d: Rc<PullDeps>, port: Arc<dyn Puller>, layer: &LayerSpec) -> Result<PulledLayer, PullError> {
     let told = Told { observer: d.observer.clone(), key: layer.key.clone(), open: Cell::new(false) };
-    let staging = match claim(&d, layer, &told).await? {
+    let mut claimed = claim(&d, layer, &told, false).await?;
+    if let Here(stored) = &claimed
+        && d.authorize_stored
+        && !is_vouched_for(&d, &*port, layer, stored).await?
+    {
+        slog::info!(d.log, "a layer of the store is fetched to see whether it may be had"; "layer" => %layer.key);
+        claimed = claim(&d, layer, &told, true).await?;
+    }
+    let staging = match claimed {
         Here(stored) => {
             told.end(LayerEvent::Reused);
             return Ok(PulledLayer { layer: stored, fetched_bytes: None });
@@ -134,12 +148,31 @@ enum Claimed {
 }
 use Claimed::{Here, Ours};
 
-/// The layer, or the right to bring it, once no other process has it.
-async fn claim(d: &PullDeps, layer: &LayerSpec, told: &Told) -> Result<Claimed, PullError> {
+/// Whether the source of this layer says that whoever asks may have the very blob that brought the layer in the store.
+///
+/// An image config may name any diff ID, also that of a layer which its author has never seen: so it is the blob that
+/// counts, and a source that has another one for the diff ID must give it.
+async fn is_vouched_for(
+    d: &PullDeps,
+    port: &dyn Puller,
+    layer: &LayerSpec,
+    stored: &crate::ports::StoredLayer,
+) -> Result<bool, PullError> {
+    let (store, stored) = (d.store.clone(), stored.clone());
+    let brought_by = d.disk.run(move |_| store.blob_of(&stored)).await?;
+    if brought_by.is_none() || brought_by != layer.blob.digest {
+        return Ok(false);
+    }
+    Ok(port.authorize(layer).await?)
+}
+
+/// The layer, or the right to bring it, once no other process has it; with `anew` that right in any case.
+async fn claim(d: &PullDeps, layer: &LayerSpec, told: &Told, anew: bool) -> Result<Claimed, PullError> {
     let mut pause = ELSEWHERE_PAUSE_MIN;
     loop {
         let (store, key) = (d.store.clone(), layer.key.clone());
-        match d.disk.run(move |_| store.claim(&key)).await? {
+        let claim = d.disk.run(move |_| if anew { store.claim_anew(&key) } else { store.claim(&key) });
+        match claim.await? {
             Claim::Here(stored) => return Ok(Here(stored)),
             Claim::Mine(staging) => return Ok(Ours(staging)),
             Claim::Elsewhere => {

@@ -284,6 +284,7 @@ pub(crate) fn start_actors(parts: EngineParts) -> (Addr<ProvisionerActor>, Addr<
         disk: disk.clone(),
         unpack: Pool::new("unpack", limits.unpacks_max),
         lanes: Lanes::new(limits.fetches_max),
+        authorize_stored: limits.authorize_stored,
         observer,
         log: child("puller"),
     });

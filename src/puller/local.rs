@@ -51,6 +51,11 @@ impl Puller for LocalPuller {
         SourceKind::Local
     }
 
+    /// A file's name is no word on its content.
+    fn authorize(&self, _: &LayerSpec) -> BoxFuture<'static, Result<bool, FetchError>> {
+        async { Ok(false) }.boxed()
+    }
+
     fn open(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<Blob, FetchError>> {
         let (source, key) = (layer.source.clone(), layer.key.clone());
         async move {

@@ -59,7 +59,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keelblock_actors::error::{StoreError, chain};
-use keelblock_actors::image::digest::DiffId;
+use keelblock_actors::image::digest::{DiffId, Digest};
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{LayerKey, LayerSpec};
 use keelblock_actors::ports::{
@@ -308,6 +308,40 @@ impl DiskStore {
     pub fn layer_record(&self, layer: &StoredLayer) -> Result<LayerRecord, StoreError> {
         LayerRecord::read(&self.inner.layout, &layer.diff_id)
     }
+
+    /// The right to bring a layer, unless it is found.
+    fn claim_unless(
+        &self,
+        key: &LayerKey,
+        find: impl Fn() -> Result<Option<StoredLayer>, StoreError>,
+    ) -> Result<Claim, StoreError> {
+        if let Some(layer) = find()? {
+            return Ok(Claim::Here(layer));
+        }
+        let namespace = self.inner.format()?.whiteouts;
+        let path = self.inner.layout.claim_lock(key);
+        let claim = match NamedLock::try_acquire(&path) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => return Ok(Claim::Elsewhere),
+            Err(source) => return Err(StoreError::Io { act: "lock", path, source }),
+        };
+        // Whoever had the lock before may have committed since we looked.
+        if let Some(layer) = find()? {
+            return Ok(Claim::Here(layer));
+        }
+        if let LayerKey::Diff(diff) = key {
+            self.inner.make_way(diff)?;
+        }
+        let path = self.inner.layout.staging();
+        let stage = Stage::new(&self.inner.layout, &self.inner.gc).map_err(|source| StoreError::Io {
+            act: "make a directory in",
+            path,
+            source,
+        })?;
+        let form = self.inner.form_of_new(&stage)?;
+        let store = Arc::clone(&self.inner);
+        Ok(Claim::Mine(Box::new(DiskStaging { store, key: key.clone(), namespace, form, stage, claim })))
+    }
 }
 
 impl Inner {
@@ -425,32 +459,15 @@ impl Store for DiskStore {
     }
 
     fn claim(&self, key: &LayerKey) -> Result<Claim, StoreError> {
-        if let Some(layer) = self.find(key)? {
-            return Ok(Claim::Here(layer));
-        }
-        let namespace = self.inner.format()?.whiteouts;
-        let path = self.inner.layout.claim_lock(key);
-        let claim = match NamedLock::try_acquire(&path) {
-            Ok(Some(claim)) => claim,
-            Ok(None) => return Ok(Claim::Elsewhere),
-            Err(source) => return Err(StoreError::Io { act: "lock", path, source }),
-        };
-        // Whoever had the lock before may have committed since we looked.
-        if let Some(layer) = self.find(key)? {
-            return Ok(Claim::Here(layer));
-        }
-        if let LayerKey::Diff(diff) = key {
-            self.inner.make_way(diff)?;
-        }
-        let path = self.inner.layout.staging();
-        let stage = Stage::new(&self.inner.layout, &self.inner.gc).map_err(|source| StoreError::Io {
-            act: "make a directory in",
-            path,
-            source,
-        })?;
-        let form = self.inner.form_of_new(&stage)?;
-        let store = Arc::clone(&self.inner);
-        Ok(Claim::Mine(Box::new(DiskStaging { store, key: key.clone(), namespace, form, stage, claim })))
+        self.claim_unless(key, || self.find(key))
+    }
+
+    fn claim_anew(&self, key: &LayerKey) -> Result<Claim, StoreError> {
+        self.claim_unless(key, || Ok(None))
+    }
+
+    fn blob_of(&self, layer: &StoredLayer) -> Result<Option<Digest>, StoreError> {
+        Ok(self.layer_record(layer)?.blob)
     }
 
     fn show(&self, layer: &StoredLayer) -> Result<LayerDir, StoreError> {

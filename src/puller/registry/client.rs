@@ -146,25 +146,34 @@ impl RegistryClient {
         reference: Reference,
         manifest: Digest,
     ) -> impl Future<Output = Result<(), ResolveError>> + Send + 'static {
+        let asked = asked(&self.state.place(&reference), "manifest", manifest.to_string());
+        let question = Question::get(asked, format!("manifests/{manifest}"))
+            .header(header::ACCEPT, HeaderValue::from_static(ACCEPT));
+        let gives = self.gives(question);
+        async move { gives.await.map_err(|error| ResolveError::NotAuthorized { image, source: error.into() }) }
+    }
+
+    /// The same for a blob of the repository of this reference.
+    pub(super) fn authorize_blob(
+        &self,
+        reference: Reference,
+        digest: Digest,
+    ) -> impl Future<Output = Result<(), RegistryError>> + Send + 'static {
+        let asked = asked(&self.state.place(&reference), "blob", digest.to_string());
+        self.gives(Question::get(asked, format!("blobs/{digest}")))
+    }
+
+    /// Whether the registry itself has an answer to this question; what it is, is not asked for.
+    fn gives(&self, question: Question) -> impl Future<Output = Result<(), RegistryError>> + Send + 'static {
         let state = self.state.clone();
-        let asked = asked(&state.place(&reference), "manifest", manifest.to_string());
-        let context = asked.clone();
-        let task = Task::spawn(&self.handle, async move {
-            let question = Question::get(asked, format!("manifests/{manifest}"));
-            let question = Question {
-                need: Need::Authorize,
-                method: Method::HEAD,
-                ..question.header(header::ACCEPT, HeaderValue::from_static(ACCEPT))
-            };
-            state.get(&question).await.map(|_| ())
-        });
+        let context = question.asked.clone();
+        let question = Question { need: Need::Authorize, method: Method::HEAD, ..question };
+        let task = Task::spawn(&self.handle, async move { state.get(&question).await.map(|_| ()) });
         async move {
             let lost = |why: tokio::task::JoinError| {
                 Err(RegistryError::Lost { asked: context, why: quote(&why.to_string()) })
             };
-            task.await
-                .unwrap_or_else(lost)
-                .map_err(|error| ResolveError::NotAuthorized { image, source: error.into() })
+            task.await.unwrap_or_else(lost)
         }
     }
 

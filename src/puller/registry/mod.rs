@@ -118,6 +118,18 @@ impl Puller for RegistryPuller {
         SourceKind::Registry
     }
 
+    fn authorize(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<bool, FetchError>> {
+        let (LayerSource::Registry(reference), Some(digest)) = (&layer.source, &layer.blob.digest) else {
+            return Box::pin(async { Ok(false) });
+        };
+        let (blob, from) = (digest.to_string(), layer.source.to_string());
+        let asked = self.client.authorize_blob(reference.clone(), digest.clone());
+        Box::pin(async move {
+            let refused = |error: RegistryError| FetchError::Refused { blob, from, source: error.into() };
+            asked.await.map(|()| true).map_err(refused)
+        })
+    }
+
     fn open(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<Blob, FetchError>> {
         let (blob, from) = match (&layer.blob.digest, &layer.source) {
             (Some(digest), LayerSource::Registry(_)) => (digest.to_string(), layer.source.to_string()),
