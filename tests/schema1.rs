@@ -523,6 +523,21 @@ fn schema_1_pushed_by_skopeo_is_pulled_once_and_kept() {
     }
     assert!(registry.blobs_fetched(before).is_empty());
 
+    // A layer that rots is known by its diff ID alone, and found again by its blob.
+    let rotten = first["layers"][1].as_str().unwrap();
+    let at = room.work_dir().join("store/layers/sha256").join(&rotten["sha256:".len()..]);
+    let file = [at.join("layer.erofs"), at.join("tree/etc/motd")].into_iter().find(|path| path.exists());
+    let file = file.unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let before = registry.requests().len();
+    room.keelblock(["scrub"]).run().ok();
+    assert_eq!(registry.blobs_fetched(before), wanted[1..2]);
+    let again = room.keelblock(["pull", "--json", &name]).run().ok().json();
+    assert_eq!((&again["layers_fetched"], &again["layers"]), (&json!(0), &first["layers"]), "{again}");
+
     let images = room.keelblock(["images", "--json"]).run().ok().json();
     let listed = images.as_array().unwrap().iter().filter(|image| image["digest"] == digest[..]).count();
     assert_eq!(listed, 2, "{images}");
