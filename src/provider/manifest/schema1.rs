@@ -295,4 +295,4 @@ struct Config {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
