@@ -38,9 +38,10 @@ pub struct ImageIdentity {
     /// The name it was asked for by, canonical.
     pub name: ImageName,
     /// Digest of the manifest as its source has it (`docker save` archives of the old form, which have
-    /// none: of the config).
+    /// none: of the config; signed manifests of schema 1: of what is signed).
     pub manifest: Digest,
-    /// Image ID: digest of the image config.
+    /// Image ID: digest of the image config (manifests of schema 1, which have none: of the newest entry of
+    /// their history).
     pub config: Digest,
 }
 

@@ -218,3 +218,6 @@ impl Index {
         if names.is_empty() { "no image at all".into() } else { quote(&names.join(", ")) }
     }
 }
+
+#[cfg(test)]
+mod tests;

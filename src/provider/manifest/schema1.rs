@@ -296,4 +296,4 @@ struct Config {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
