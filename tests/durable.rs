@@ -31,7 +31,7 @@ fn image(name: &str, layer: &StoredLayer) -> ImageRecord {
         name: name.canonical(),
     };
     ImageRecord {
-        plan: ImagePlan { identity, layers: vec![], runtime: RuntimeConfig::default() },
+        plan: ImagePlan { identity, layers: vec![], runtime: RuntimeConfig::default(), platform: None },
         layers: vec![layer.clone()],
         pulled_ms: 7,
     }

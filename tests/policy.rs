@@ -12,7 +12,7 @@ use keelblock_actors::image::digest::Digest;
 mod support {
     pub(crate) mod registry;
 }
-use support::registry::{OCI_CONFIG, OCI_MANIFEST, Reply, TestRegistry, descriptor};
+use support::registry::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Reply, TestRegistry, descriptor};
 
 /// A tar with one file of this content.
 fn layer(content: &str) -> Vec<u8> {
@@ -161,4 +161,46 @@ fn a_layer_in_the_store_is_not_had_by_naming_its_diff_id() {
     let asked: Vec<_> =
         registry.seen().into_iter().filter(|seen| seen.path == format!("/v2/copy/blobs/{diff_id}")).collect();
     assert_eq!(asked.iter().map(|seen| &*seen.method).collect::<Vec<_>>(), ["HEAD"]);
+}
+
+#[test]
+fn an_image_in_the_store_for_another_platform_is_not_the_one_that_is_wanted() {
+    let registry = TestRegistry::start();
+    let entries = ["amd64", "arm64"].map(|architecture| {
+        let bytes = layer(architecture);
+        let config = serde_json::json!({
+            "architecture": architecture, "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(&bytes)]},
+        });
+        let config_bytes = config.to_string();
+        let config = registry.put_blob("app", config_bytes.clone());
+        let blob = registry.put_blob("app", bytes.clone());
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": descriptor(OCI_CONFIG, &config, config_bytes.len()),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &blob, bytes.len())],
+        });
+        let manifest = manifest.to_string();
+        let digest = registry.put_manifest("app", architecture, OCI_MANIFEST, manifest.as_bytes());
+        let mut entry = descriptor(OCI_MANIFEST, &digest, manifest.len());
+        entry["platform"] = serde_json::json!({"os": "linux", "architecture": architecture});
+        (digest, entry)
+    });
+    let list: Vec<_> = entries.iter().map(|(_, entry)| entry).collect();
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list});
+    registry.put_manifest("app", "1", OCI_INDEX, index.to_string().as_bytes());
+    let home = tempfile::tempdir().unwrap();
+    let image = format!("{}/app:1", registry.host());
+    let pull = |platform: &str, policy| {
+        let platform = platform.parse().unwrap();
+        pull(home.path(), &image, policy, |config| config.platform = Some(platform))
+    };
+    assert_eq!(pull("linux/amd64", None).as_ref(), Ok(&entries[0].0));
+    let never = pull("linux/arm64", Some(PullPolicy::Never)).unwrap_err();
+    assert!(never.contains("for another platform"), "{never}");
+    assert_eq!(pull("linux/arm64", None).as_ref(), Ok(&entries[1].0));
+    let asked = registry.seen().len();
+    assert_eq!(pull("linux/arm64", None).as_ref(), Ok(&entries[1].0));
+    assert_eq!(registry.seen().len(), asked);
+    assert_eq!(pull("linux/amd64", None).as_ref(), Ok(&entries[0].0));
 }

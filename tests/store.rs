@@ -456,7 +456,7 @@ fn image(name: &str, layers: &[&StoredLayer]) -> ImageRecord {
         name: name.canonical(),
     };
     ImageRecord {
-        plan: ImagePlan { identity, layers: vec![], runtime: RuntimeConfig::default() },
+        plan: ImagePlan { identity, layers: vec![], runtime: RuntimeConfig::default(), platform: None },
         layers: layers.iter().map(|layer| (*layer).clone()).collect(),
         pulled_ms: 7,
     }

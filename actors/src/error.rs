@@ -99,7 +99,7 @@ pub enum ResolveError {
     },
     /// It is not whole in the store, and the source must not be asked.
     #[error(
-        "image {image} is not whole in the store, and its source must not be asked (--image_pull_policy=never); pull it first, or use --image_pull_policy=missing"
+        "image {image} is not whole in the store, or is there for another platform, and its source must not be asked (--image_pull_policy=never); pull it first, or use --image_pull_policy=missing"
     )]
     NotStored {
         /// The image.

@@ -528,6 +528,7 @@ pub fn image(name: &str, family: &str, layers: usize) -> (ImageRequest, ImagePla
         identity: ImageIdentity { name: name.canonical(), manifest: digest.clone(), config: digest },
         layers: (0..layers).map(layer).collect(),
         runtime: RuntimeConfig { cmd: vec!["true".to_owned()], ..RuntimeConfig::default() },
+        platform: None,
     };
     (ImageRequest::cached(name), plan)
 }
@@ -557,6 +558,10 @@ impl Provider for World {
             Ok(image(&reference.to_string(), &family, layers).1)
         }
         .boxed()
+    }
+
+    fn fits(&self, _: &ImagePlan) -> bool {
+        true
     }
 
     fn authorize(

@@ -41,6 +41,10 @@ pub trait Provider: Send + Sync {
     /// Dropping the future stops the work and leaves nothing behind.
     fn resolve(&self, request: ImageRequest) -> BoxFuture<'static, Result<ImagePlan, ResolveError>>;
 
+    /// Whether this image, which is in the store, is one that the name would be resolved to: for the platform that is
+    /// wanted now.
+    fn fits(&self, plan: &ImagePlan) -> bool;
+
     /// Whether whoever makes this request may have this image, which is in the store: its source is asked, with his
     /// credentials.
     ///

@@ -78,7 +78,8 @@ async fn resolve(
     let policy = request.policy.unwrap_or_default();
     if policy != PullPolicy::Always && matches!(request.name, ImageName::Docker(_) | ImageName::Appc(_)) {
         let (store, name) = (d.store.clone(), request.name.canonical());
-        match d.disk.run(move |_| whole_image(&*store, &name)).await {
+        let found = d.disk.run(move |_| whole_image(&*store, &name)).await;
+        match found.map(|found| found.filter(|(plan, _)| port.fits(plan))) {
             Ok(Some((plan, stored))) => {
                 if d.authorize_stored {
                     port.authorize(request, &plan).await?;

@@ -542,6 +542,14 @@ fn a_stored_image_is_given_to_those_alone_whom_its_source_would_give_it() {
         assert!(refused.contains("is in the store, but its source does not give it"), "{refused}");
         assert_eq!((world.count(Step::Resolve), world.count(Step::Open)), (1, 4));
         engine.provision(id("c"), request("app:4")).await.unwrap();
+        // Who asks its source anew is asked about each layer in the store.
+        let asked = world.count(Step::Authorize);
+        let pulled = engine.pull(ImageRequest::fresh(request("app:4").name)).await.unwrap();
+        assert_eq!((pulled.layers_reused, pulled.layers_fetched), (4, 0));
+        assert_eq!((world.count(Step::Authorize), world.count(Step::Open)), (asked + 4, 4));
+        world.always(Step::Authorize, true);
+        assert!(engine.pull(ImageRequest::fresh(request("app:4").name)).await.is_err());
+        assert_eq!(world.count(Step::Open), 4);
         engine.shutdown().await;
     });
 }

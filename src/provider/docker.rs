@@ -161,6 +161,10 @@ impl Provider for DockerProvider {
         }
     }
 
+    fn fits(&self, plan: &ImagePlan) -> bool {
+        self.registries.fits(plan)
+    }
+
     fn authorize(
         &self,
         request: ImageRequest,

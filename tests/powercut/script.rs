@@ -85,6 +85,7 @@ pub(crate) fn image(name: &str, layers: &[&Layer]) -> ImageRecord {
             identity: ImageIdentity { name: name.canonical(), manifest: digest.clone(), config: digest },
             layers: layers.iter().map(|layer| layer.spec.clone()).collect(),
             runtime: RuntimeConfig::default(),
+            platform: None,
         },
         layers: layers.iter().map(|layer| StoredLayer { diff_id: layer.diff.clone() }).collect(),
         pulled_ms: 1,

@@ -20,6 +20,9 @@ pub struct ImagePlan {
     pub layers: Vec<LayerSpec>,
     /// What its config asks of whoever runs it.
     pub runtime: RuntimeConfig,
+    /// What it says that it runs on (`linux/amd64`), if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 impl ImagePlan {

@@ -45,7 +45,8 @@ pub fn plan(
             access: None,
         });
     }
-    Ok(ImagePlan { identity, layers: specs, runtime: config.runtime })
+    let platform = config.platform.map(|platform| platform.to_string());
+    Ok(ImagePlan { identity, layers: specs, runtime: config.runtime, platform })
 }
 
 /// How a layer of this media type is wrapped; `None` for what is no layer media type. "Foreign" and

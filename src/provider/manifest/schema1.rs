@@ -230,6 +230,7 @@ impl Schema1 {
             identity: ImageIdentity { name, manifest, config: self.config },
             layers: self.layers.into_iter().map(spec).collect(),
             runtime: self.runtime,
+            platform: self.platform.map(|platform| platform.to_string()),
         })
     }
 }

@@ -136,6 +136,12 @@ impl RegistryClient {
         }
     }
 
+    /// Whether an image runs on the platform that is wanted; one that does not say is taken to.
+    pub fn fits(&self, plan: &ImagePlan) -> bool {
+        let found = plan.platform.as_deref().and_then(|text| text.parse().ok());
+        found.is_none_or(|found| self.state.settings.platform.runs(&found))
+    }
+
     /// Whether the registry itself, no mirror, gives this manifest to whoever asks.
     ///
     /// # Errors
