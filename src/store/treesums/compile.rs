@@ -116,6 +116,7 @@ impl Place {
 /// A directory on the way to the path at hand.
 struct Above {
     key: Vec<u8>,
+    /// When it or one above it was last removed.
     gone: u64,
     unhidden: u64,
 }
@@ -140,13 +141,14 @@ impl Compiler<'_> {
             self.above.pop();
         }
         let Place { key, now, made, time, ask, gone, unhidden } = place;
-        let gone_above = self.above.iter().any(|above| above.gone > made);
+        let gone_last = self.above.last().map_or(0, |above| above.gone);
+        let gone_above = gone_last > made;
         let unhidden_above = self.above.last().is_some_and(|above| {
             // In this directory, not somewhere below it.
             above.unhidden > made && !key[above.key.len()..].iter().skip(1).any(|byte| *byte == 0)
         });
         let path: Vec<u8> = key.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect();
-        self.above.push(Above { key, gone, unhidden });
+        self.above.push(Above { key, gone: gone.max(gone_last), unhidden });
         let fact = match now {
             Some(_) if gone_above => return Ok(()),
             None => return Ok(()),
