@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -263,15 +264,42 @@ pub(super) fn mount_image(image: &Path) -> io::Result<DetachedMount> {
     }
 }
 
+/// Bytes that are read ahead at once. 128 KiB: the kernel's own measure. What a container asks for meanwhile waits for one
+/// such piece, not for all of them.
+const AHEAD_PIECE_BYTES: u64 = 128 << 10;
+/// Bytes that are read ahead while a mount is made: more than that is for a thread. 512 KiB: queued in the time a thread
+/// takes to start.
+const AHEAD_INLINE_BYTES: u64 = 512 << 10;
+
 /// Has the kernel read names and inodes of an image, which it would fetch a block at a time when somebody looks for them. A
 /// hint: nothing depends on it.
 fn read_ahead(image: &Path, ahead: &[(u64, u64)]) {
     let Ok(file) = File::open(image) else { return };
-    for (offset, bytes) in ahead {
-        if let Some(bytes) = NonZeroU64::new(*bytes) {
-            let _ = fadvise(&file, *offset, Some(bytes), Advice::WillNeed);
+    if ahead.iter().map(|(_, bytes)| bytes).sum::<u64>() <= AHEAD_INLINE_BYTES {
+        for (offset, bytes) in ahead {
+            if let Some(bytes) = NonZeroU64::new(*bytes) {
+                let _ = fadvise(&file, *offset, Some(bytes), Advice::WillNeed);
+            }
         }
+        return;
     }
+    let ahead = ahead.to_vec();
+    // Nobody waits for it, and it ends with the process.
+    let _ = std::thread::Builder::new().name("keelblock-ahead".to_owned()).spawn(move || {
+        for (offset, bytes) in ahead {
+            let end = offset.saturating_add(bytes);
+            let mut at = offset;
+            while at < end {
+                let piece = AHEAD_PIECE_BYTES.min(end - at);
+                let _ = fadvise(&file, at, NonZeroU64::new(piece), Advice::WillNeed);
+                at += piece;
+                // Waits until the piece is here.
+                if !matches!(file.read_at(&mut [0], at - 1), Ok(1)) {
+                    return;
+                }
+            }
+        }
+    });
 }
 
 fn mount_file(image: &Path) -> io::Result<DetachedMount> {
