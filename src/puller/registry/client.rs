@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::BoxFuture;
 use hyper::header::{self, HeaderName, HeaderValue};
 use keelblock_actors::error::{ResolveError, quote};
 use keelblock_actors::image::digest::Digest;
@@ -21,8 +22,10 @@ use super::auth::Authorizer;
 use super::blob;
 use super::error::{Asked, RegistryError};
 use super::health::Health;
+use super::hosts_dir::HostsDirs;
 use super::http::{Answer, Http};
 use super::meter::Meter;
+use super::suspects::Suspects;
 use super::{RegistrySettings, Task};
 use crate::provider::manifest::{self, Descriptor, Parsed};
 
@@ -50,6 +53,8 @@ pub(super) struct State {
     pub(super) over_tls: Mutex<HashSet<String>>,
     pub(super) meter: Arc<Meter>,
     pub(super) health: Health,
+    pub(super) hosts: Arc<HostsDirs>,
+    pub(super) suspects: Suspects,
 }
 
 /// A repository, with every default of its name filled in.
@@ -69,7 +74,8 @@ impl RegistryClient {
     /// A client that works on the runtime of this handle, which must have timers and sockets enabled and threads of its own: readers
     /// of blobs block until it brings them bytes.
     pub fn new(settings: RegistrySettings, handle: Handle, log: Logger) -> Self {
-        let http = Http::new(&settings.limits, settings.ca_file.clone());
+        let http = Http::new(&settings);
+        let hosts = Arc::new(HostsDirs::new(settings.hosts_dirs.clone(), log.clone()));
         let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
         Self {
             handle,
@@ -81,6 +87,8 @@ impl RegistryClient {
                 over_tls: Mutex::default(),
                 meter: Arc::default(),
                 health: Health::default(),
+                hosts,
+                suspects: Suspects::default(),
             }),
         }
     }
@@ -125,6 +133,16 @@ impl RegistryClient {
         }
     }
 
+    /// What last came of this blob was another one. Whether a mirror gave it, which then is not asked for it again.
+    pub(super) fn reject_blob(&self, digest: &Digest) -> bool {
+        let rejected = self.state.suspects.reject(&format!("blobs/{digest}"));
+        if let Some(server) = &rejected {
+            slog::warn!(self.state.log, "mirror gave another blob and is not asked for it again";
+                "host" => server, "what" => %digest);
+        }
+        rejected.is_some()
+    }
+
     /// The bytes of a blob of the repository of this reference, as they come, unverified. `size` is what the manifest says;
     /// a registry that announces another length is refused before the first byte.
     ///
@@ -141,15 +159,10 @@ impl RegistryClient {
         let asked = asked(&place, "blob", digest.to_string());
         let context = asked.clone();
         let task = Task::spawn(&self.handle, async move {
-            let question = Question::get(asked.clone(), format!("blobs/{digest}"));
+            let question = Question { size, ..Question::get(asked.clone(), format!("blobs/{digest}")) };
             let Served { answer, endpoint } = state.get(&question).await?;
             slog::info!(state.log, "blob comes"; "host" => &endpoint.host.server, "what" => %asked);
             let length = answer.body.size();
-            if let (Some(expected), Some(actual)) = (size, length)
-                && expected != actual
-            {
-                return Err(RegistryError::WrongSize { asked, expected, actual });
-            }
             Ok(blob::stream(asked, answer.body, size.or(length)))
         });
         async move {
@@ -228,7 +241,21 @@ impl State {
             need: if digest.is_some() { Need::Pull } else { Need::Resolve },
             ..question.header(header::ACCEPT, HeaderValue::from_static(ACCEPT))
         };
-        let Served { answer, .. } = self.get(&question).await?;
+        let take = |Served { answer, .. }| -> BoxFuture<'_, _> {
+            Box::pin(self.manifest_in(asked, digest, entry, answer))
+        };
+        self.get_and(&question, &take).await
+    }
+
+    /// The manifest in an answer, if it is the one that was asked for.
+    async fn manifest_in(
+        &self,
+        asked: &Asked,
+        digest: Option<&Digest>,
+        entry: Option<&Descriptor>,
+        answer: Answer,
+    ) -> Result<Document, RegistryError> {
+        let (limit, flag) = (self.settings.limits.manifest_bytes_max, "manifest_bytes_max");
         let encoding = answer.header(header::CONTENT_ENCODING);
         if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
             return Err(RegistryError::Encoded { asked: asked.clone(), encoding: quote(encoding) });
@@ -266,7 +293,19 @@ impl State {
             return Err(RegistryError::TooLarge { asked, size, limit, flag });
         }
         let question = Question::get(asked.clone(), format!("blobs/{}", config.digest));
-        let Served { answer, .. } = self.get(&question).await?;
+        let take =
+            |Served { answer, .. }| -> BoxFuture<'_, _> { Box::pin(self.config_in(asked, config, answer)) };
+        self.get_and(&question, &take).await
+    }
+
+    /// The config in an answer, if it is the one that was asked for.
+    async fn config_in(
+        &self,
+        asked: &Asked,
+        config: &Descriptor,
+        answer: Answer,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let (limit, flag) = (self.settings.limits.config_bytes_max, "config_bytes_max");
         let wrong_size =
             |actual| RegistryError::WrongSize { asked: asked.clone(), expected: config.size, actual };
         if let Some(actual) = answer.body.size().filter(|&actual| actual != config.size) {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::auth::AuthError;
 use super::failure::HttpError;
+use super::hosts_toml::HostsError;
 use crate::provider::manifest::ManifestError;
 
 /// What was asked of which registry.
@@ -152,6 +153,15 @@ pub enum RegistryError {
         /// What would have been asked.
         asked: Asked,
     },
+    /// What is written of its servers cannot be read or understood.
+    #[error("cannot tell which servers to ask for {asked} of registry {}", asked.registry)]
+    Hosts {
+        /// What would have been asked.
+        asked: Asked,
+        /// Why.
+        #[source]
+        source: Box<HostsError>,
+    },
     /// No token or credentials to show.
     #[error("cannot authenticate to registry {} for {asked}", asked.registry)]
     Auth {
@@ -276,6 +286,11 @@ impl RegistryError {
             Self::Mirrors { last, .. } => last.of_the_last(),
             own => own,
         }
+    }
+
+    /// Whether a server gave something else than was asked for.
+    pub(super) fn is_a_lie(&self) -> bool {
+        matches!(self, Self::WrongDigest { .. } | Self::HeaderDigest { .. } | Self::WrongSize { .. })
     }
 
     /// Whether the connection failed, rather than the registry refused or lied.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper_util::client::legacy::Error as ClientError;
 use keelblock_actors::error::quote;
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
+use super::connect::ConnectError;
 use super::location;
 use super::tls::TlsError;
 
@@ -32,9 +33,30 @@ pub enum HttpError {
         /// The limit.
         limit: Duration,
     },
+    /// No way there: its name has no address, or a proxy is in the way.
+    #[error("cannot reach {authority}")]
+    Unreachable {
+        /// `host:port`.
+        authority: String,
+        /// Why.
+        #[source]
+        source: ConnectError,
+    },
+    /// A proxy that wants to know who asks.
+    #[error(
+        "proxy {proxy} refuses to ask {authority} (HTTP {status}); give the proxy's address as http://USER:PASSWORD@HOST:PORT"
+    )]
+    ProxyDenied {
+        /// `host:port`.
+        authority: String,
+        /// `http://host:port`.
+        proxy: String,
+        /// 407.
+        status: u16,
+    },
     /// A certificate that nobody here vouches for.
     #[error(
-        "the certificate of {authority} is signed by an unknown authority; if that is its own, give its certificate by --registry_ca"
+        "the certificate of {authority} is signed by an unknown authority; if that is its own, give its certificate by --registry_ca, or as `ca` in its hosts.toml"
     )]
     UnknownAuthority {
         /// `host:port`.
@@ -56,6 +78,17 @@ pub enum HttpError {
     NotTls {
         /// `host:port`.
         authority: String,
+    },
+    /// A server that wants to know who asks, or does not believe it.
+    #[error(
+        "{authority} does not accept the client certificate, or wants one; name it as `client` in its hosts.toml"
+    )]
+    ClientCertificate {
+        /// `host:port`.
+        authority: String,
+        /// Its alert.
+        #[source]
+        source: rustls::Error,
     },
     /// TLS with something else wrong.
     #[error("cannot agree on TLS with {authority}")]
@@ -144,6 +177,12 @@ impl HttpError {
     pub(super) fn of(address: &Uri, client_error: &ClientError, connect: Duration) -> Self {
         let authority = location::authority(address);
         let source = Innermost::of(client_error);
+        if let Some(error) = find::<ConnectError>(client_error) {
+            return match error {
+                ConnectError::Timeout { limit } => HttpError::ConnectTimeout { authority, limit: *limit },
+                source => HttpError::Unreachable { authority, source: source.clone() },
+            };
+        }
         if let Some(error) = find::<rustls::Error>(client_error) {
             let error_is_connect = client_error.is_connect();
             return match error {
@@ -154,6 +193,9 @@ impl HttpError {
                     HttpError::Certificate { authority, source: error.clone() }
                 }
                 rustls::Error::InvalidMessage(_) if error_is_connect => HttpError::NotTls { authority },
+                rustls::Error::AlertReceived(alert) if wants_certificate(*alert) => {
+                    HttpError::ClientCertificate { authority, source: error.clone() }
+                }
                 source => HttpError::Handshake { authority, source: source.clone() },
             };
         }
@@ -181,11 +223,31 @@ impl HttpError {
 
     /// Whether the connection failed, rather than the server sent what it must not.
     pub(super) fn is_of_the_connection(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Stalled { .. } | Self::Broken { .. }
-        )
+        match self {
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Stalled { .. }
+            | Self::Broken { .. } => true,
+            Self::Unreachable { source, .. } => source.may_pass(),
+            _ => false,
+        }
     }
+}
+
+/// Alerts by which servers refuse a client's certificate, or the lack of one.
+fn wants_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
 }
 
 /// The deepest cause of a library's error: what the layers above it say is known already.
