@@ -242,7 +242,8 @@ fn place(address: &str, override_path: bool) -> Option<(Option<Scheme>, String, 
     if uri.host()?.is_empty() || server.contains('@') || uri.query().is_some() || rest.contains('#') {
         return None;
     }
-    if uri.port().is_some() && uri.port_u16().is_none_or(|port| port == 0) || server.ends_with(':') {
+    let has_port = server.len() > uri.host()?.len();
+    if has_port && uri.port_u16().is_none_or(|port| port == 0) {
         return None;
     }
     let mut path = cleaned(uri.path());

@@ -388,7 +388,8 @@ mod tests {
             let _ = NoProxy::parse(&text).covers(&name, 80);
             let list = format!("{},{name}", text.replace(['*'], ""));
             prop_assert!(direct(&list, &name, 80));
-            prop_assert!(direct(&list, &format!("sub.{name}"), 443));
+            let below = format!("sub.{name}");
+            prop_assert!(direct(&list, &below, 443));
         }
 
         #[test]
