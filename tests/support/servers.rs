@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -180,7 +181,7 @@ impl Nginx {
             let text = format!(
                 "{user} daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log;\n\
                  events {{ worker_connections 256; }}\n\
-                 http {{ {temporary} log_format l '$connection $server_protocol $request_uri'; access_log {0}/log l;\n\
+                 http {{ {temporary} log_format l '$connection $server_protocol $request'; access_log {0}/log l;\n\
                  server {{ listen {1}; {2} }} }}\n",
                 at.display(),
                 listen.replace("PORT", &port.to_string()),
@@ -223,7 +224,7 @@ impl Nginx {
         let text = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         let logged = |line: &str| {
             let mut words = line.split(' ').map(str::to_owned);
-            Some(Logged { connection: words.next()?, protocol: words.next()?, path: words.next()? })
+            Some(Logged { connection: words.next()?, protocol: words.next()?, path: words.nth(1)? })
         };
         text.lines().filter_map(logged).collect()
     }
