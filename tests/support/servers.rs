@@ -102,18 +102,10 @@ impl Authority {
         let dir = tempfile::tempdir().unwrap();
         let this = Self(dir);
         let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-        let ca = [
-            "req",
-            "-x509",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=keelblock test",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
-        ];
+        // A server names the authorities it knows: no two have the same name.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let subject = format!("/CN=keelblock test {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let ca = ["req", "-x509", "-days", "2", "-subj", &subject, "-keyout", "ca.key", "-out", "ca.pem"];
         run("openssl", &[&ca[..], &key[..]].concat(), this.path());
         let names = "subjectAltName=DNS:localhost,DNS:registry.test,IP:127.0.0.1,IP:::1";
         this.sign("server", &key, names);

@@ -186,9 +186,10 @@ impl HttpError {
         if let Some(error) = find::<rustls::Error>(client_error) {
             let error_is_connect = client_error.is_connect();
             return match error {
-                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                    HttpError::UnknownAuthority { authority }
-                }
+                // The latter by one that has the name of a known one.
+                rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                ) => HttpError::UnknownAuthority { authority },
                 rustls::Error::InvalidCertificate(_) => {
                     HttpError::Certificate { authority, source: error.clone() }
                 }
