@@ -305,6 +305,24 @@ fn the_files_of_spegel_dragonfly_kraken_and_caches_work_as_they_are() {
 }
 
 #[test]
+fn a_mirror_that_takes_no_connection_is_left_after_its_own_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Its queue is full: the kernel leaves further greetings unanswered.
+    let wait = Duration::from_millis(200);
+    let held: Vec<_> =
+        std::iter::from_fn(|| TcpStream::connect_timeout(&address, wait).ok()).take(64).collect();
+    assert!(held.len() < 64);
+    let (registry, _) = with_image();
+    let text = format!("[host.\"http://{address}\"]\ndial_timeout = \"150ms\"\n");
+    let config = Config::new(&registry.host(), &text);
+    let rig = config.rig();
+    assert_eq!(pull(&rig, &format!("{}/app:1", registry.host())), LAYERS);
+    rig.logged(&["mirror failed", "no connection within 0.15 s", "dial_timeout of its hosts.toml"]);
+}
+
+#[test]
 fn headers_of_a_host_go_to_it_and_not_where_it_redirects() {
     let (mirror, _) = with_image();
     let (storage, _) = with_image();

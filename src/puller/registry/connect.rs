@@ -92,12 +92,25 @@ fn hint(status: u16) -> &'static str {
 }
 
 impl ConnectError {
-    /// Whether it may be otherwise next time.
-    pub(super) fn may_pass(&self) -> bool {
+    /// Whether the network failed, rather than somebody refused.
+    pub(super) fn is_of_the_connection(&self) -> bool {
         match self {
             Self::Resolve { .. } | Self::Timeout { .. } | Self::ToProxy { .. } => true,
             Self::Refused { status, .. } => super::retry::status_may_pass(*status),
             Self::Proxy(_) | Self::NoHttp { .. } => false,
+        }
+    }
+
+    /// Whether it may be otherwise next time. A name that does not exist is one that was mistyped: only its resolver's words
+    /// (of glibc and musl) tell it from a resolver that does not answer.
+    pub(super) fn may_pass(&self) -> bool {
+        const NO_SUCH_NAME: [&str; 3] = ["not known", "No address associated", "does not resolve"];
+        match self {
+            Self::Resolve { source, .. } => {
+                let why = source.to_string();
+                !NO_SUCH_NAME.iter().any(|words| why.contains(words))
+            }
+            other => other.is_of_the_connection(),
         }
     }
 }
@@ -337,6 +350,18 @@ mod tests {
         let asked = asked.map(drop).map_err(|error| keelblock_actors::error::chain(&error));
         assert!(asked.as_ref().err().is_none_or(|text| !text.contains("hush") && !text.contains("secret")));
         (asked, request)
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_not_looked_up_again() {
+        let resolve = |why: &str| ConnectError::Resolve {
+            host: "h".into(),
+            source: Innermost::of(&io::Error::other(why.to_owned())),
+        };
+        let known = "failed to lookup address information: Name or service not known";
+        let away = "failed to lookup address information: Temporary failure in name resolution";
+        assert!(!resolve(known).may_pass() && resolve(known).is_of_the_connection());
+        assert!(resolve(away).may_pass());
     }
 
     #[tokio::test]

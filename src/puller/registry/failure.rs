@@ -26,7 +26,7 @@ pub enum HttpError {
         source: Innermost,
     },
     /// No connection in time.
-    #[error("{authority} does not answer: no connection within {} s (--connect_timeout)", limit.as_secs_f64())]
+    #[error("{authority} does not answer: no connection within {} s (--connect_timeout, or dial_timeout of its hosts.toml)", limit.as_secs_f64())]
     ConnectTimeout {
         /// `host:port`.
         authority: String,
@@ -229,8 +229,16 @@ impl HttpError {
             | Self::ConnectTimeout { .. }
             | Self::Stalled { .. }
             | Self::Broken { .. } => true,
-            Self::Unreachable { source, .. } => source.may_pass(),
+            Self::Unreachable { source, .. } => source.is_of_the_connection(),
             _ => false,
+        }
+    }
+
+    /// Whether the same request may have an answer later.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => source.may_pass(),
+            other => other.is_of_the_connection(),
         }
     }
 }

@@ -22,7 +22,7 @@
 //! HTTP/1.1 or, where a server offers it over TLS, HTTP/2, whose windows are such that blobs that wait for a slot to be unpacked
 //! do not starve the very blob whose unpacking they wait for: see `pools`.
 //!
-//! Not here yet: retries and resumption, mirrors, credential files and helpers (a [`Credentials`] each), schema 1
+//! Not here yet: resumption, credential files and helpers (a [`Credentials`] each), schema 1
 //! (refused as [`ManifestError::Schema1`](crate::provider::manifest::ManifestError::Schema1)).
 
 mod ask;

@@ -140,10 +140,10 @@ impl Pools {
     }
 }
 
-/// The windows of so many streams, and of one more for requests that did not wait for a slot; at most what the protocol has.
+/// The windows of twice so many streams, as some requests do not wait for a slot; at most what the protocol has.
 fn connection_window(streams: usize) -> u32 {
     let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-    STREAM_WINDOW.saturating_mul(streams.saturating_add(1)).min(i32::MAX.cast_unsigned())
+    STREAM_WINDOW.saturating_mul(streams.saturating_mul(2)).min(i32::MAX.cast_unsigned())
 }
 
 async fn reading<T: Send + 'static>(
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_connection_has_room_for_all_its_streams() {
-        assert_eq!(connection_window(16), 17 * STREAM_WINDOW);
+        assert_eq!(connection_window(16), 32 * STREAM_WINDOW);
         assert_eq!(connection_window(usize::MAX), i32::MAX.cast_unsigned());
     }
 }

@@ -39,7 +39,8 @@ pub(super) struct Trust {
 impl Trust {
     /// What of it holds where a redirect leads: the authorities. No certificate of ours is shown there, and theirs is checked.
     pub(super) fn elsewhere(&self) -> Arc<Self> {
-        Arc::new(Self { client: Vec::new(), skip_verify: false, ..self.clone() })
+        let stamp = if self.ca.is_empty() { 0 } else { self.stamp };
+        Arc::new(Self { ca: self.ca.clone(), stamp, ..Self::default() })
     }
 }
 
