@@ -161,22 +161,6 @@ fn a_tag_whose_bytes_are_not_those_of_its_header_comes_from_elsewhere() {
 }
 
 #[test]
-fn a_layer_that_was_rejected_comes_from_elsewhere() {
-    let (registry, image) = with_image();
-    let (mirror, _) = with_image();
-    let path = format!("/v2/app/blobs/{}", image.layers[0]);
-    mirror.on(&path, Reply::new(200, "BASE LAYER"));
-    let config = Config::new(&registry.host(), &format!("[host.\"{}\"]\n", mirror.url()));
-    let rig = config.rig();
-    let plan = rig.plan(&format!("{}/app:1", registry.host()));
-    assert_eq!(rig.fetch(&plan.layers[0]), b"BASE LAYER");
-    assert!(rig.puller.reject(&plan.layers[0]), "there is somebody else to ask");
-    assert_eq!(rig.fetch(&plan.layers[0]), LAYERS[0]);
-    assert!(!rig.puller.reject(&plan.layers[0]), "the registry itself gave it");
-    assert_eq!((mirror.count(&path), registry.count(&path)), (1, 1));
-}
-
-#[test]
 fn capabilities_say_what_a_mirror_is_asked_for() {
     let (registry, image) = with_image();
     let (mirror, _) = with_image();

@@ -104,18 +104,9 @@ impl State {
                 tried.push(Tried { server, why });
                 continue;
             }
-            if !last && self.suspects.is_rejected(&question.what, &server) {
-                debug!(self.log, "mirror is left out, it gave something else before"; "host" => &server,
-                    "what" => %question.asked);
-                tried.push(Tried { server, why: "it gave something else before".to_owned() });
-                continue;
-            }
             let error = match self.ask_with_patience(question, &endpoint, last, take).await {
                 Ok(taken) => {
                     self.health.is_well(&server);
-                    if !last {
-                        self.suspects.serves(&question.what, &server);
-                    }
                     let who = if endpoint.host.mirror { "mirror serves" } else { "registry serves" };
                     info!(self.log, "{}", who; "host" => &server, "what" => %question.asked,
                         "registry" => &endpoint.registry);

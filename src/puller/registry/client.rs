@@ -25,7 +25,6 @@ use super::health::Health;
 use super::hosts_dir::HostsDirs;
 use super::http::{Answer, Http};
 use super::meter::Meter;
-use super::suspects::Suspects;
 use super::{RegistrySettings, Task};
 use crate::provider::manifest::{self, Descriptor, Parsed};
 
@@ -54,7 +53,6 @@ pub(super) struct State {
     pub(super) meter: Arc<Meter>,
     pub(super) health: Health,
     pub(super) hosts: Arc<HostsDirs>,
-    pub(super) suspects: Suspects,
 }
 
 /// A repository, with every default of its name filled in.
@@ -88,7 +86,6 @@ impl RegistryClient {
                 meter: Arc::default(),
                 health: Health::default(),
                 hosts,
-                suspects: Suspects::default(),
             }),
         }
     }
@@ -131,16 +128,6 @@ impl RegistryClient {
                 error => ResolveError::Failed { image, source: error.into() },
             })
         }
-    }
-
-    /// What last came of this blob was another one. Whether a mirror gave it, which then is not asked for it again.
-    pub(super) fn reject_blob(&self, digest: &Digest) -> bool {
-        let rejected = self.state.suspects.reject(&format!("blobs/{digest}"));
-        if let Some(server) = &rejected {
-            slog::warn!(self.state.log, "mirror gave another blob and is not asked for it again";
-                "host" => server, "what" => %digest);
-        }
-        rejected.is_some()
     }
 
     /// The bytes of a blob of the repository of this reference, as they come, unverified. `size` is what the manifest says;

@@ -201,7 +201,7 @@ impl Connector {
             let inner = MaybeHttpsStream::Http(self.tcp.call(address).await?);
             return Ok(Wire { inner, of_proxy: false });
         };
-        let inner = self.to_proxy(proxy).await.map_err(|error| ConnectError::ToProxy {
+        let inner = self.reach(proxy).await.map_err(|error| ConnectError::ToProxy {
             proxy: proxy.to_string(),
             source: Innermost::of(&*error),
         })?;
@@ -211,7 +211,7 @@ impl Connector {
         Ok(Wire { inner: tunnel(inner, proxy, &address).await?, of_proxy: false })
     }
 
-    async fn to_proxy(&mut self, proxy: &Proxy) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, Boxed> {
+    async fn reach(&mut self, proxy: &Proxy) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, Boxed> {
         match &mut self.over_tls {
             Some(connector) if proxy.address.scheme_str() == Some("https") => {
                 connector.call(proxy.address.clone()).await

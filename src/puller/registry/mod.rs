@@ -13,8 +13,8 @@
 //! - `challenge`, `credentials` and `auth`: what a 401 asks for, who we are, and the tokens that answer it;
 //! - `pools`: connections and their reuse; `connect`: how one is made, `proxy`: through whom; `slots`: how many at once;
 //!   `identity` and `unverified`: client certificates, and `skip_verify`;
-//! - `hosts`: the servers of a registry, mirrors first; `hosts_toml` and `hosts_dir`: where that is written; `health`: which of them are left out for a while; `suspects`: which gave
-//!   a blob that was another;
+//! - `hosts`: the servers of a registry, mirrors first; `hosts_toml` and `hosts_dir`: where that is written; `health`: which
+//!   of them are left out for a while;
 //! - `ask`: one question, with all of these; `retry`: whether it is asked again, and when; `meter`: counts;
 //! - `client`: manifests, indexes and configs, verified;
 //! - `blob`: a body on its way to a thread that reads it.
@@ -50,7 +50,6 @@ mod pools;
 mod proxy;
 mod retry;
 mod slots;
-mod suspects;
 mod task;
 mod tls;
 mod unverified;
@@ -131,14 +130,6 @@ impl RegistryPuller {
     /// Pulls through this client, sharing its connections and tokens.
     pub fn new(client: RegistryClient) -> Self {
         Self { client }
-    }
-}
-
-impl RegistryPuller {
-    /// To be told when a layer that came was not the one that its digest names: the mirror that gave it is not asked for it
-    /// again. Whether there was one: then the same layer may well come from another server.
-    pub fn reject(&self, layer: &LayerSpec) -> bool {
-        layer.blob.digest.as_ref().is_some_and(|digest| self.client.reject_blob(digest))
     }
 }
 
