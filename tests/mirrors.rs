@@ -202,6 +202,18 @@ fn when_all_fail_the_error_tells_of_each() {
 }
 
 #[test]
+fn a_mirror_that_stands_for_its_registry_is_named_in_errors() {
+    let mirror = TestRegistry::start();
+    let config = Config::new("r.test", &format!("server = \"{}\"\n", mirror.url()));
+    let error = config.rig().refusal("r.test/app:1");
+    let expected = format!("(asked at mirror {})", mirror.host());
+    assert!(
+        error.contains("registry r.test has no manifest 1 of app") && error.ends_with(&expected),
+        "{error}"
+    );
+}
+
+#[test]
 fn mirrors_that_cannot_be_read_are_never_passed_over() {
     let (registry, _) = with_image();
     let name = format!("{}/app:1", registry.host());
@@ -379,6 +391,26 @@ fn no_more_requests_are_at_one_server_than_allowed() {
         }
     });
     assert_eq!(crowd.most.0.lock().unwrap().1, 4);
+}
+
+#[test]
+fn tokens_are_fetched_where_no_slot_is_left() {
+    let (registry, _) = with_image();
+    let valid = Arc::new(Mutex::new(vec!["t".to_owned()]));
+    registry.on("/token", Reply::new(200, r#"{"token":"t"}"#));
+    registry.demand_bearer(format!("{}/token", registry.url()), valid);
+    let rig = Rig::new(|settings| {
+        settings.limits.connections_per_host_max = 1;
+        settings.limits.fetches_max = 1;
+    });
+    let name = format!("{}/app:1", registry.host());
+    // More at once than there are slots, each refused at first.
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| rig.plan(&name));
+        }
+    });
+    assert_eq!(registry.count("/token"), 1);
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn hosts(registry: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn https_goes_through_a_tunnel_and_http_in_absolute_form() {
-    let Some((authority, registry, front)) = over_tls(TLS, |_| String::new()) else { return };
+    let Some((authority, registry, front)) = over_tls(HTTP2, |_| String::new()) else { return };
     // Basic of `me:s3cret`.
     let shown = Some("Basic bWU6czNjcmV0");
     let to_front = ForwardProxy::start(format!("127.0.0.1:{}", front.port()), shown, None);

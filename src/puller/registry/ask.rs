@@ -118,9 +118,10 @@ impl State {
                 self.health.failed(&server, chain(&error));
             }
             if last {
-                return Err(match tried.is_empty() {
+                let at = endpoint.host.mirror.then_some(server);
+                return Err(match tried.is_empty() && at.is_none() {
                     true => error,
-                    false => RegistryError::Mirrors { last: Box::new(error), tried },
+                    false => RegistryError::Mirrors { last: Box::new(error), at, tried },
                 });
             }
             if error.is_a_lie() {

@@ -140,10 +140,12 @@ pub enum RegistryError {
         wait: Option<Duration>,
     },
     /// Neither mirrors nor the registry gave it.
-    #[error("{}; before that {}", chain(last), list(tried))]
+    #[error("{}{}{}", chain(last), asked_at(at.as_deref()), list(tried))]
     Mirrors {
         /// What became of the last of them, which is the registry itself unless it is switched off.
         last: Box<RegistryError>,
+        /// Who that was, if it was not the registry itself.
+        at: Option<String>,
         /// The mirrors that were tried before.
         tried: Vec<Tried>,
     },
@@ -272,7 +274,14 @@ pub struct Tried {
 
 fn list(tried: &[Tried]) -> String {
     let one = |tried: &Tried| format!("mirror {}: {}", tried.server, tried.why);
-    tried.iter().map(one).collect::<Vec<_>>().join("; ")
+    match tried.iter().map(one).collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => none,
+        list => format!("; before that {list}"),
+    }
+}
+
+fn asked_at(mirror: Option<&str>) -> String {
+    mirror.map_or_else(String::new, |mirror| format!(" (asked at mirror {mirror})"))
 }
 
 fn later(wait: Option<Duration>) -> String {

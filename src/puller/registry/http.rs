@@ -96,12 +96,6 @@ impl Http {
         }
     }
 
-    /// Whether one more request to this server (`host[:port]`) would be sent at once.
-    #[allow(dead_code, reason = "for parts of a blob that are fetched at once")]
-    pub(super) fn has_room(&self, server: &str) -> bool {
-        self.slots.has_room(server)
-    }
-
     /// The answer, whatever its status, after any redirects.
     pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Answer, HttpError> {
         let Outgoing { mut method, mut address, headers, authorization, private, mut body, trust, connect } =

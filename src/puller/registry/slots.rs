@@ -56,11 +56,6 @@ impl Slots {
     pub(super) fn now(&self, server: &str) -> Slot {
         Slot(self.of(server).try_acquire_owned().ok())
     }
-
-    /// Whether a request to this server would not wait.
-    pub(super) fn has_room(&self, server: &str) -> bool {
-        self.of(server).available_permits() > 0
-    }
 }
 
 #[cfg(test)]
@@ -74,7 +69,6 @@ mod tests {
         let slots = Slots::new(2);
         let (first, _second) = (slots.one("a").await, slots.one("a").await);
         assert!(slots.one("a").now_or_never().is_none(), "both are taken");
-        assert!(!slots.has_room("a") && slots.has_room("b"));
         let _other = slots.one("b").now_or_never().expect("b has its own");
         let _extra = slots.now("a");
         drop(first);
