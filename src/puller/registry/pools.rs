@@ -31,6 +31,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Bytes of one HTTP/2 stream that may be on their way or wait to be read. 2 MiB: 1 Gbit/s at 16 ms, and no more memory for a
 /// blob that waits than over HTTP/1.1.
 const STREAM_WINDOW: u32 = 2 << 20;
+/// Largest piece of a body that a server may send over HTTP/2. 128 KiB, as of a read over HTTP/1.1; servers that have less at
+/// once send less.
+const FRAME_BYTES_MAX: u32 = 128 << 10;
 /// How often an HTTP/2 connection with requests is asked whether it still stands. 20 s: below the 30 s after which the most hasty
 /// of load balancers forget one.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -134,6 +137,7 @@ impl Pools {
             .http1_max_buf_size(READ_BYTES_MAX)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(connection_window(self.streams))
+            .http2_max_frame_size(FRAME_BYTES_MAX)
             .http2_keep_alive_interval(PING_INTERVAL)
             .http2_keep_alive_timeout(PING_TIMEOUT);
         builder
