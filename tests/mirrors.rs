@@ -419,29 +419,11 @@ fn a_pull_through_cache_of_docker_registry_serves_and_keeps() {
         return;
     }
     let (upstream, image) = with_image();
-    // The cache asks whether it may before it asks for anything.
-    upstream.on("/v2/", Reply::new(200, "{}").header("docker-distribution-api-version", "registry/2.0"));
-    upstream.script(head_of(&image));
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::start(dir.path(), &upstream.url());
+    let cache = Cache::before(&upstream, &image);
     let config = Config::new("r.test", &format!("server = \"http://{}\"\n", cache.address()));
     let rig = config.rig();
     assert_eq!(pull(&rig, "r.test/app:1"), LAYERS);
     let before: HashSet<String> = upstream.seen().iter().map(|seen| seen.path.clone()).collect();
     assert!(before.contains(&format!("/v2/app/blobs/{}", image.layers[1])), "{before:?}");
     rig.logged(&["mirror serves", &cache.address(), "blob"]);
-}
-
-/// `HEAD` of the manifest and blobs, which the cache asks for first.
-fn head_of(image: &TestImage) -> impl Fn(&support::registry::Seen) -> Option<Reply> + use<> {
-    let (manifest, size) = (image.manifest.clone(), image.manifest_bytes.len());
-    move |seen| {
-        let is = seen.method == "HEAD" && seen.path == "/v2/app/manifests/1";
-        is.then(|| {
-            Reply::new(200, "")
-                .header("content-type", support::registry::OCI_MANIFEST)
-                .header("docker-content-digest", &manifest)
-                .header("content-length", size)
-        })
-    }
 }

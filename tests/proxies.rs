@@ -15,7 +15,7 @@ mod support {
 }
 use support::client::{Rig, read};
 use support::registry::{Reply, TestRegistry};
-use support::servers::{Authority, ForwardProxy, Nginx, have};
+use support::servers::{Authority, Cache, ForwardProxy, Nginx, have};
 
 const LAYERS: [&[u8]; 2] = [b"base layer", b"top layer"];
 const TLS: &str = "127.0.0.1:PORT ssl";
@@ -424,6 +424,28 @@ fn blobs_that_are_not_read_do_not_hold_up_others_on_their_connection() {
     let over_two: Vec<_> = log.iter().filter(|request| request.protocol == "HTTP/2.0").collect();
     assert_eq!(over_two.len(), 16);
     assert!(over_two.iter().all(|request| request.connection == over_two[0].connection), "{log:#?}");
+}
+
+#[test]
+fn docker_registry_behind_nginx_is_pulled_over_http2() {
+    if !have(&["docker-registry", "nginx", "openssl"]) {
+        return;
+    }
+    let (authority, upstream) = (Authority::new(), TestRegistry::start());
+    let image = upstream.put_image("app", "1", &LAYERS);
+    let cache = Cache::before(&upstream, &image);
+    let front = Nginx::front(&authority, HTTP2, "", &cache.address());
+    // Its own log tells how it was asked; plain http is not tried where https is written.
+    let (_dir, path) = hosts("r.test", &format!("server = \"https://localhost:{}\"\n", front.port()));
+    let rig = Rig::new(|settings| {
+        trusting(&authority)(settings);
+        settings.hosts_dirs = vec![path];
+    });
+    expect_pull(&rig, "r.test/app:1");
+    let log = front.wait_for_log(4);
+    assert_eq!(log.len(), 4, "{log:#?}");
+    assert!(log.iter().all(|request| request.protocol == "HTTP/2.0"), "{log:#?}");
+    assert!(log.iter().all(|request| request.path.ends_with("?ns=r.test")), "{log:#?}");
 }
 
 #[test]

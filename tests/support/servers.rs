@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::registry::{OCI_MANIFEST, Reply, TestImage, TestRegistry};
+
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let all = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
@@ -70,27 +72,44 @@ impl Drop for Server {
 }
 
 /// `docker-registry` as a pull-through cache.
-pub struct Cache(Server);
+pub struct Cache {
+    server: Server,
+    _dir: tempfile::TempDir,
+}
 
 impl Cache {
-    pub fn start(directory: &Path, remote: &str) -> Self {
-        Self(Server::start(|port| {
-            let config = directory.join("cache.yml");
-            let storage = directory.join("cached");
+    /// Before a registry that has this image as `app:1`.
+    pub fn before(upstream: &TestRegistry, image: &TestImage) -> Self {
+        // It asks whether it may before it asks for anything, and for the head of a manifest first.
+        upstream.on("/v2/", Reply::new(200, "{}").header("docker-distribution-api-version", "registry/2.0"));
+        let (manifest, size) = (image.manifest.clone(), image.manifest_bytes.len());
+        upstream.script(move |seen| {
+            (seen.method == "HEAD" && seen.path == "/v2/app/manifests/1").then(|| {
+                Reply::new(200, "")
+                    .header("content-type", OCI_MANIFEST)
+                    .header("docker-content-digest", &manifest)
+                    .header("content-length", size)
+            })
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start(|port| {
+            let config = dir.path().join("cache.yml");
             let text = format!(
                 "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-                 http: {{addr: \"127.0.0.1:{port}\"}}\nproxy: {{remoteurl: \"{remote}\"}}\n",
-                storage.display()
+                 http: {{addr: \"127.0.0.1:{port}\"}}\nproxy: {{remoteurl: \"{}\"}}\n",
+                dir.path().join("cached").display(),
+                upstream.url()
             );
             fs::write(&config, text).unwrap();
             let mut command = Command::new(find("docker-registry").unwrap());
             command.arg("serve").arg(config).stderr(Stdio::null());
             command
-        }))
+        });
+        Self { server, _dir: dir }
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.0.port)
+        format!("127.0.0.1:{}", self.server.port)
     }
 }
 
