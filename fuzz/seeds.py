@@ -363,6 +363,17 @@ def texts():
     ]
     for number, text in enumerate(challenges):
         write("challenge", f"{number:02}", text)
+    hosts = [
+        'server = "https://registry-1.docker.io"\n[host."https://m:5000"]\n  capabilities = ["pull", "resolve"]\n',
+        '[host."http://z"]\n[host."http://a/p"]\noverride_path = true\n[host."http://a/p".header]\nx-a = ["1", "2"]\n',
+        'ca = "a.pem"\nclient = [["c.pem", "c.key"], "d.pem"]\nskip_verify = true\ndial_timeout = "1m1.5s"\n',
+        'server = ""\nhost = { "r.io" = { ca = ["a", "/b"], client = "c" }, "r.io:5000/v2/" = {} }\n',
+        '[host."[::1]:80/../a//./v2"]\ncapabilities = []\nunheard = 1\n', 'server = "ftp://x"', "server = \"https://u:p@x\"",
+        "foobar.com, .barbaz.net, *.star.org:80, 192.168.1.2:81, 10.0.0.0/30, [2001:db8::2]:443, 2002:db8::/64, *",
+        "p.io:3128", "[::1]/x?y#z", "a%20b@p.io", "%zz@p", ":0",
+    ]
+    for number, text in enumerate(hosts):
+        write("hosts", f"{number:02}", text)
     paths = [
         "a/b", "./a//b/./c/", "/etc/passwd", "..", "a/../b", "...", ".wh.a", "d/.wh..hidden", ".wh..wh..opq", ".wh..wh.plnk",
         ".wh.", ".wh..", ".wh...", ".wh.../x", "a/.wh.b/c", ".wh..wh.", ".wh..wh..wh.x", ".", "", "///", "a\0b", "\xff",

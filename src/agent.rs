@@ -30,7 +30,8 @@ use crate::provider::manifest::Platform;
 use crate::provider::oci::OciProvider;
 use crate::puller::local::LocalPuller;
 use crate::puller::registry::{
-    InsecureRegistries, Login, LoginFor, ParseLoginError, RegistryClient, RegistryPuller, RegistrySettings,
+    InsecureRegistries, Login, LoginFor, ParseLoginError, Proxies, RegistryClient, RegistryPuller,
+    RegistrySettings,
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
@@ -377,8 +378,21 @@ fn registry_settings(
         config.docker_insecure_registries.join(",").parse().map_err(AgentError::Insecure)?;
     settings.insecure = insecure;
     settings.ca_file = config.registry_ca.clone();
+    settings.hosts_dirs = config.registry_config_path.clone();
+    settings.http2 = !config.disable_http2;
+    settings.proxies = proxies(config);
     if let Some(login) = &config.docker_auth {
         settings.credentials = Arc::new(LoginFor { login: login.0.parse::<Login>()?, registries: None });
     }
     Ok(settings)
+}
+
+/// Those of the environment, unless flags say otherwise.
+fn proxies(config: &Config) -> Proxies {
+    let environment = Proxies::from_environment(|name| std::env::var(name).ok());
+    Proxies {
+        https: config.https_proxy.clone().map(Ok).or(environment.https),
+        http: config.http_proxy.clone().map(Ok).or(environment.http),
+        without: config.no_proxy.clone().unwrap_or(environment.without),
+    }
 }

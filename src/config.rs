@@ -12,6 +12,7 @@ use keelblock_actors::launch::CapabilitySet;
 
 use crate::limits::Limits;
 use crate::provider::manifest::Platform;
+use crate::puller::registry::{NoProxy, Proxy};
 use crate::records::layout;
 use crate::store::{DiskStore, LayerForm, SyncMode};
 
@@ -44,6 +45,16 @@ pub struct Config {
     pub docker_auth: Option<Secret>,
     /// More certificate authorities, PEM.
     pub registry_ca: Option<PathBuf>,
+    /// Directories with a `hosts.toml` for each registry.
+    pub registry_config_path: Vec<PathBuf>,
+    /// The proxy for hosts spoken to over TLS; `None` = that of the environment.
+    pub https_proxy: Option<Proxy>,
+    /// The proxy for hosts spoken to in plain http; `None` = that of the environment.
+    pub http_proxy: Option<Proxy>,
+    /// Hosts that no proxy is used for; `None` = those of the environment.
+    pub no_proxy: Option<NoProxy>,
+    /// Whether HTTP/2 is never spoken.
+    pub disable_http2: bool,
     /// Hosts spoken to in plain http.
     pub docker_insecure_registries: Vec<String>,
     /// What is chosen from an index.
@@ -139,6 +150,9 @@ pub struct Flag {
 
 /// Bytes a second that are read to verify layers in the background. 16 MiB: a tenth of a slow disk.
 pub const SCRUB_RATE: u64 = 16 << 20;
+
+/// Flags whose values have passwords in them.
+const SECRET: [&str; 3] = ["docker_auth", "https_proxy", "http_proxy"];
 
 const IMAGES: &str = "Images";
 const CONTAINERS: &str = "Containers";
@@ -352,6 +366,57 @@ pub const FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        name: "registry_config_path",
+        value: "DIR[:DIR]",
+        help: "Directories with mirrors and certificates of registries, in containerd's form: DIR/HOST[:PORT]/hosts.toml, DIR/_default/hosts.toml",
+        heading: IMAGES,
+        set: |config, text| {
+            let dirs = text.split(':').filter(|dir| !dir.is_empty()).map(absolute);
+            config.registry_config_path = dirs.collect::<Result<_, _>>()?;
+            Ok(())
+        },
+    },
+    Flag {
+        name: "https_proxy",
+        value: "URL",
+        help: "Proxy for registries spoken to over TLS: http(s)://[USER:PASSWORD@]HOST:PORT [default: $HTTPS_PROXY, $ALL_PROXY]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.https_proxy = Some(proxy(text)?);
+            Ok(())
+        },
+    },
+    Flag {
+        name: "http_proxy",
+        value: "URL",
+        help: "Proxy for registries spoken to in plain http [default: $HTTP_PROXY, $ALL_PROXY]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.http_proxy = Some(proxy(text)?);
+            Ok(())
+        },
+    },
+    Flag {
+        name: "no_proxy",
+        value: "HOSTS",
+        help: "Hosts, .domains and networks that no proxy is used for, separated by commas; loopback never is [default: $NO_PROXY]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.no_proxy = Some(NoProxy::parse(text));
+            Ok(())
+        },
+    },
+    Flag {
+        name: "disable_http2",
+        value: "",
+        help: "Speak HTTP/1.1 also with registries that offer HTTP/2",
+        heading: IMAGES,
+        set: |config, text| {
+            config.disable_http2 = boolean(text)?;
+            Ok(())
+        },
+    },
+    Flag {
         name: "docker_insecure_registries",
         value: "HOSTS",
         help: "Registries HOST[:PORT] spoken to in plain http, separated by commas; loopback ones always are",
@@ -539,6 +604,12 @@ pub const FLAGS: &[Flag] = &[
         "Longest pause that a registry may ask for (Retry-After); a longer one fails the pull [default: 60]",
         seconds
     ),
+    limit!(
+        connections_per_host_max,
+        "N",
+        "Requests at once to one server of a registry; no fewer than fetches_max and two [default: 16]",
+        at_least_one
+    ),
     limit!(connect_timeout, "SECS", "Until a connection stands [default: 10]", seconds),
     limit!(stall_timeout, "SECS", "Without a byte where some should come [default: 60]", seconds),
     limit!(
@@ -566,6 +637,11 @@ impl Default for Config {
             authorize_stored_images: false,
             docker_auth: None,
             registry_ca: None,
+            registry_config_path: Vec::new(),
+            https_proxy: None,
+            http_proxy: None,
+            no_proxy: None,
+            disable_http2: false,
             docker_insecure_registries: Vec::new(),
             platform: None,
             isolation: crate::isolator::DEFAULT_ISOLATION.iter().map(|&name| name.to_owned()).collect(),
@@ -627,7 +703,7 @@ impl Config {
 
     fn apply(&mut self, flag: &'static Flag, text: &str, origin: &str) -> Result<(), ConfigError> {
         let wrong = |reason: String| {
-            let value = if flag.name == "docker_auth" {
+            let value = if SECRET.contains(&flag.name) {
                 "...".to_owned()
             } else {
                 keelblock_actors::error::quote(text)
@@ -696,6 +772,10 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn proxy(text: &str) -> Result<Proxy, String> {
+    Proxy::parse(text, "it").map_err(|error| error.to_string())
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

@@ -71,6 +71,9 @@ pub struct Limits {
     /// The longest pause that a registry may ask for (`Retry-After`); asked for a longer one, the pull fails at once. 60 s:
     /// whoever waits for a launch wants to be told.
     pub retry_after_max: Duration,
+    /// Requests at once to one server of a registry, which over HTTP/1.1 is connections. 16: what fetches of several images
+    /// have under way at their busiest, and less than registries throttle. No fewer than `fetches_max` and two.
+    pub connections_per_host_max: usize,
     /// Until a connection stands. 10 s.
     pub connect_timeout: Duration,
     /// Without one byte on a connection that should bring some. 60 s (Mesos `fetcher_stall_timeout`).
@@ -112,6 +115,7 @@ impl Default for Limits {
             retry_pause: Duration::from_millis(500),
             retry_pause_max: Duration::from_secs(10),
             retry_after_max: Duration::from_secs(60),
+            connections_per_host_max: 16,
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),
             answer_bytes_max: 64 << 10,

@@ -705,7 +705,7 @@ fn a_server_that_takes_no_connection_is_given_up() {
     assert!(held.len() < 64);
     let rig = Rig::with(|settings| settings.limits.connect_timeout = wait, "docker.io");
     let error = chain(&rig.resolve(&format!("{address}/app")).unwrap_err());
-    assert!(error.ends_with("does not answer: no connection within 0.2 s (--connect_timeout)"), "{error}");
+    assert!(error.contains("does not answer: no connection within 0.2 s (--connect_timeout"), "{error}");
 }
 
 #[test]

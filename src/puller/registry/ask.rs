@@ -1,24 +1,32 @@
 //! One question to a registry: its servers in turn, each with patience, the right authorization, and every refusal in
 //! words.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
+use futures_util::future::BoxFuture;
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use keelblock_actors::error::chain;
+use keelblock_actors::error::{chain, quote};
 use keelblock_actors::image::reference::Reference;
-use slog::{debug, info};
+use slog::{debug, info, warn};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::Task;
 use super::auth::Grant;
 use super::client::State;
 use super::endpoint::{Endpoint, Scheme};
 use super::error::{Asked, RegistryError, Said, Tried};
 use super::failure::HttpError;
+use super::hosts_toml::HostsFile;
 use super::http::{Answer, Outgoing};
 use super::retry::{Pauses, retry_after};
 
 const WANTS_TLS: &str = "; it wants TLS: name it as https://... in --docker_registry";
+
+const WANTS_CERTIFICATE: &str =
+    "; it wants a client certificate that it knows: name one as `client` in its hosts.toml";
 
 /// What a server must be able to do to be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +50,14 @@ pub(super) struct Question {
     pub(super) need: Need,
     /// Besides those that every request has. With a `Range` among them the answer may be a 206.
     pub(super) headers: HeaderMap,
+    /// How many bytes it has, where that is known: a server that announces another number has something else.
+    pub(super) size: Option<u64>,
 }
 
 impl Question {
     /// A GET of something that a digest names.
     pub(super) fn get(asked: Asked, what: String) -> Self {
-        Self { asked, what, method: Method::GET, need: Need::Pull, headers: HeaderMap::new() }
+        Self { asked, what, method: Method::GET, need: Need::Pull, headers: HeaderMap::new(), size: None }
     }
 
     /// The same with a header.
@@ -56,6 +66,9 @@ impl Question {
         self
     }
 }
+
+/// Takes an answer whose head is fine, and finds out whether it is what was asked for.
+pub(super) type Take<'a, T> = dyn Fn(Served) -> BoxFuture<'a, Result<T, RegistryError>> + Send + Sync + 'a;
 
 /// An answer, and who gave it.
 pub(super) struct Served {
@@ -71,7 +84,18 @@ impl State {
     /// # Errors
     /// What the last server said; [`RegistryError::Mirrors`] when others were tried before it.
     pub(super) async fn get(&self, question: &Question) -> Result<Served, RegistryError> {
-        let endpoints = self.endpoints(question)?;
+        let take = |served| -> BoxFuture<'_, _> { Box::pin(std::future::ready(Ok(served))) };
+        self.get_and(question, &take).await
+    }
+
+    /// The same for an answer that `take` reads to its end and verifies: a server whose answer is none, or another document
+    /// than was asked for, is left for the next one too.
+    pub(super) async fn get_and<T>(
+        &self,
+        question: &Question,
+        take: &Take<'_, T>,
+    ) -> Result<T, RegistryError> {
+        let endpoints = self.endpoints(question).await?;
         let mut tried: Vec<Tried> = Vec::new();
         let count = endpoints.len();
         for (place, endpoint) in endpoints.into_iter().enumerate() {
@@ -82,13 +106,13 @@ impl State {
                 tried.push(Tried { server, why });
                 continue;
             }
-            let error = match self.ask_with_patience(question, &endpoint, last).await {
-                Ok(answer) => {
+            let error = match self.ask_with_patience(question, &endpoint, last, take).await {
+                Ok(taken) => {
                     self.health.is_well(&server);
-                    let level = if endpoint.host.mirror { "mirror serves" } else { "registry serves" };
-                    debug!(self.log, "{}", level; "host" => &server, "what" => %question.asked,
+                    let who = if endpoint.host.mirror { "mirror serves" } else { "registry serves" };
+                    info!(self.log, "{}", who; "host" => &server, "what" => %question.asked,
                         "registry" => &endpoint.registry);
-                    return Ok(Served { answer, endpoint });
+                    return Ok(taken);
                 }
                 Err(error) => error,
             };
@@ -96,20 +120,26 @@ impl State {
                 self.health.failed(&server, chain(&error));
             }
             if last {
-                return Err(match tried.is_empty() {
+                let at = endpoint.host.mirror.then_some(server);
+                return Err(match tried.is_empty() && at.is_none() {
                     true => error,
-                    false => RegistryError::Mirrors { last: Box::new(error), tried },
+                    false => RegistryError::Mirrors { last: Box::new(error), at, tried },
                 });
             }
-            info!(self.log, "mirror failed, the next host is asked"; "host" => &server,
-                "what" => %question.asked, "error" => chain(&error));
+            if error.is_a_lie() {
+                warn!(self.log, "mirror gives something else, the next host is asked"; "host" => &server,
+                    "what" => %question.asked, "error" => chain(&error));
+            } else {
+                info!(self.log, "mirror failed, the next host is asked"; "host" => &server,
+                    "what" => %question.asked, "error" => chain(&error));
+            }
             tried.push(Tried { server, why: chain(&error) });
         }
         Err(RegistryError::NoHost { asked: question.asked.clone() })
     }
 
     /// The servers to ask, in order.
-    fn endpoints(&self, question: &Question) -> Result<Vec<Endpoint>, RegistryError> {
+    async fn endpoints(&self, question: &Question) -> Result<Vec<Endpoint>, RegistryError> {
         let reference = Reference {
             registry: Some(question.asked.registry.clone()),
             repository: question.asked.repository.clone(),
@@ -117,6 +147,10 @@ impl State {
             digest: None,
         };
         let own = Endpoint::of(&reference, self.settings.default_registry.as_ref(), &self.settings.insecure);
+        let mut all = match self.written(question).await? {
+            Some(file) => file.endpoints(&own),
+            None => vec![own],
+        };
         let over_tls = self.over_tls.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |endpoint: Endpoint| match endpoint.host.may_upgrade
             && over_tls.contains(&endpoint.host.server)
@@ -129,20 +163,45 @@ impl State {
             Need::Pull => endpoint.host.pull,
             Need::Authorize => !endpoint.host.mirror,
         };
-        Ok([own].into_iter().filter(able).map(known).collect())
+        all.retain(able);
+        // A server that stands in `server` and among the hosts is not asked twice.
+        let mut seen = HashSet::new();
+        all.retain(|endpoint| {
+            let host = &endpoint.host;
+            seen.insert((host.scheme, host.server.clone(), host.path.clone()))
+        });
+        Ok(all.into_iter().map(known).collect())
     }
 
-    async fn ask_with_patience(
+    /// What `--registry_config_path` has on the registry of this question.
+    async fn written(&self, question: &Question) -> Result<Option<HostsFile>, RegistryError> {
+        if self.hosts.is_empty() {
+            return Ok(None);
+        }
+        let asked = question.asked.clone();
+        let (hosts, registry) = (Arc::clone(&self.hosts), asked.registry.clone());
+        let read = Task::spawn_blocking(&Handle::current(), move || hosts.of(&registry)).await;
+        match read {
+            Ok(read) => read.map_err(|source| RegistryError::Hosts { asked, source: Box::new(source) }),
+            Err(why) => Err(RegistryError::Lost { asked, why: quote(&why.to_string()) }),
+        }
+    }
+
+    async fn ask_with_patience<T>(
         &self,
         question: &Question,
         endpoint: &Endpoint,
         last: bool,
-    ) -> Result<Answer, RegistryError> {
+        take: &Take<'_, T>,
+    ) -> Result<T, RegistryError> {
         let retries = if last { self.settings.limits.retries_max } else { 0 };
         let mut pauses = Pauses::new(&self.settings.limits, retries);
         loop {
             let error = match self.get_in_any_scheme(question, endpoint).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => match take(Served { answer, endpoint: endpoint.clone() }).await {
+                    Ok(taken) => return Ok(taken),
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
             let Some(pause) = pauses.before_next(&error) else { return Err(error) };
@@ -195,17 +254,28 @@ impl State {
                 authorization: grant.header(),
                 private: endpoint.host.headers.clone(),
                 trust: Arc::clone(&endpoint.host.trust),
+                connect: endpoint.host.connect,
                 ..Outgoing::get(address.clone())
             };
             let begun = Instant::now();
             let answer = self.http.send(outgoing).await;
             self.meter.answered(server, begun.elapsed(), answer.as_ref().ok().map(|answer| answer.status));
-            let answer = answer.map_err(|source| RegistryError::Http { asked: asked.clone(), source })?;
+            let mut answer = answer.map_err(|source| RegistryError::Http { asked: asked.clone(), source })?;
             match answer.status.as_u16() {
-                200 => return Ok(answer),
+                200 => {
+                    let length = answer.body.size();
+                    return match (question.size, length) {
+                        (Some(expected), Some(actual)) if expected != actual => {
+                            Err(RegistryError::WrongSize { asked: asked.clone(), expected, actual })
+                        }
+                        _ => Ok(answer),
+                    };
+                }
                 206 if question.headers.contains_key(header::RANGE) => return Ok(answer),
                 // A challenge from where a redirect led is not this registry's to make.
                 401 if !renewed && !answer.redirected => {
+                    // The token may lie at the same server, which may have no slot left but this one.
+                    answer.body.release();
                     let fresh = self.authorizer.renewed(&self.http, endpoint, &grant, &answer).await;
                     grant = fresh.map_err(|source| RegistryError::Auth { asked: asked.clone(), source })?;
                     renewed = true;
@@ -238,6 +308,11 @@ impl State {
                 let hint = WANTS_TLS;
                 RegistryError::Status { asked, status, said, hint, wait }
             }
+            // What nginx says where a client certificate is demanded.
+            400 | 495 | 496 if endpoint.host.scheme == Scheme::Https && mentions_certificate(&body) => {
+                let hint = WANTS_CERTIFICATE;
+                RegistryError::Status { asked, status, said, hint, wait }
+            }
             _ => RegistryError::Status { asked, status, said, hint: "", wait },
         }
     }
@@ -250,6 +325,10 @@ fn wants_tls(error: &RegistryError) -> bool {
         RegistryError::Http { source: HttpError::NotHttp { .. }, .. } => true,
         _ => false,
     }
+}
+
+fn mentions_certificate(body: &[u8]) -> bool {
+    String::from_utf8_lossy(body).to_ascii_lowercase().contains("ssl certificate")
 }
 
 fn mentions_https(body: &[u8]) -> bool {

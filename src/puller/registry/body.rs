@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 
 use super::failure::HttpError;
+use super::slots::Slot;
 
 /// Longest body that is read to no purpose but to keep its connection.
 const DRAIN_BYTES_MAX: u64 = 16 << 10;
@@ -16,11 +17,22 @@ pub(super) struct Body {
     incoming: Incoming,
     authority: String,
     stall: Duration,
+    slot: Slot,
 }
 
 impl Body {
     pub(super) fn new(incoming: Incoming, authority: String, stall: Duration) -> Self {
-        Self { incoming, authority, stall }
+        Self { incoming, authority, stall, slot: Slot::default() }
+    }
+
+    /// The same, which keeps a slot at its server until it has ended.
+    pub(super) fn holding(self, slot: Slot) -> Self {
+        Self { slot, ..self }
+    }
+
+    /// Gives the slot back: nothing more of it is wanted, or its owner is about to ask for something else.
+    pub(super) fn release(&mut self) {
+        self.slot = Slot::default();
     }
 
     /// How many bytes are still to come, where the head said so.
@@ -35,7 +47,10 @@ impl Body {
             let authority = || self.authority.clone();
             match frame {
                 Err(_) => return Err(HttpError::Stalled { authority: authority(), limit: self.stall }),
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    self.release();
+                    return Ok(None);
+                }
                 Ok(Some(Err(error))) => return Err(HttpError::broken(authority(), &error)),
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),

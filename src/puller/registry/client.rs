@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::BoxFuture;
 use hyper::Method;
 use hyper::header::{self, HeaderName, HeaderValue};
 use keelblock_actors::error::{ResolveError, quote};
@@ -23,6 +24,7 @@ use super::auth::Authorizer;
 use super::blob;
 use super::error::{Asked, RegistryError};
 use super::health::Health;
+use super::hosts_dir::HostsDirs;
 use super::http::{Answer, Http};
 use super::meter::Meter;
 use super::{RegistrySettings, Task};
@@ -55,6 +57,7 @@ pub(super) struct State {
     pub(super) over_tls: Mutex<HashSet<String>>,
     pub(super) meter: Arc<Meter>,
     pub(super) health: Health,
+    pub(super) hosts: Arc<HostsDirs>,
 }
 
 /// A repository, with every default of its name filled in.
@@ -80,7 +83,8 @@ impl RegistryClient {
     /// A client that works on the runtime of this handle, which must have timers and sockets enabled and threads of its own: readers
     /// of blobs block until it brings them bytes.
     pub fn new(settings: RegistrySettings, handle: Handle, log: Logger) -> Self {
-        let http = Http::new(&settings.limits, settings.ca_file.clone());
+        let http = Http::new(&settings);
+        let hosts = Arc::new(HostsDirs::new(settings.hosts_dirs.clone(), log.clone()));
         let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
         Self {
             handle,
@@ -92,6 +96,7 @@ impl RegistryClient {
                 over_tls: Mutex::default(),
                 meter: Arc::default(),
                 health: Health::default(),
+                hosts,
             }),
         }
     }
@@ -199,15 +204,10 @@ impl RegistryClient {
         let asked = asked(&place, "blob", digest.to_string());
         let context = asked.clone();
         let task = Task::spawn(&self.handle, async move {
-            let question = Question::get(asked.clone(), format!("blobs/{digest}"));
+            let question = Question { size, ..Question::get(asked.clone(), format!("blobs/{digest}")) };
             let Served { answer, endpoint } = state.get(&question).await?;
             slog::info!(state.log, "blob comes"; "host" => &endpoint.host.server, "what" => %asked);
             let length = answer.body.size();
-            if let (Some(expected), Some(actual)) = (size, length)
-                && expected != actual
-            {
-                return Err(RegistryError::WrongSize { asked, expected, actual });
-            }
             Ok(blob::stream(asked, answer.body, size.or(length)))
         });
         async move {
@@ -323,7 +323,21 @@ impl State {
             need: if digest.is_some() { Need::Pull } else { Need::Resolve },
             ..question.header(header::ACCEPT, HeaderValue::from_static(ACCEPT))
         };
-        let Served { answer, .. } = self.get(&question).await?;
+        let take = |Served { answer, .. }| -> BoxFuture<'_, _> {
+            Box::pin(self.manifest_in(asked, digest, entry, answer))
+        };
+        self.get_and(&question, &take).await
+    }
+
+    /// The manifest in an answer, if it is the one that was asked for.
+    async fn manifest_in(
+        &self,
+        asked: &Asked,
+        digest: Option<&Digest>,
+        entry: Option<&Descriptor>,
+        answer: Answer,
+    ) -> Result<Document, RegistryError> {
+        let (limit, flag) = (self.settings.limits.manifest_bytes_max, "manifest_bytes_max");
         let encoding = answer.header(header::CONTENT_ENCODING);
         if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
             return Err(RegistryError::Encoded { asked: asked.clone(), encoding: quote(encoding) });
@@ -364,7 +378,19 @@ impl State {
             return Err(RegistryError::TooLarge { asked, size, limit, flag });
         }
         let question = Question::get(asked.clone(), format!("blobs/{}", config.digest));
-        let Served { answer, .. } = self.get(&question).await?;
+        let take =
+            |Served { answer, .. }| -> BoxFuture<'_, _> { Box::pin(self.config_in(asked, config, answer)) };
+        self.get_and(&question, &take).await
+    }
+
+    /// The config in an answer, if it is the one that was asked for.
+    async fn config_in(
+        &self,
+        asked: &Asked,
+        config: &Descriptor,
+        answer: Answer,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let (limit, flag) = (self.settings.limits.config_bytes_max, "config_bytes_max");
         let wrong_size =
             |actual| RegistryError::WrongSize { asked: asked.clone(), expected: config.size, actual };
         if let Some(actual) = answer.body.size().filter(|&actual| actual != config.size) {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::auth::AuthError;
 use super::failure::HttpError;
+use super::hosts_toml::HostsError;
 use crate::provider::manifest::ManifestError;
 
 /// What was asked of which registry.
@@ -139,10 +140,12 @@ pub enum RegistryError {
         wait: Option<Duration>,
     },
     /// Neither mirrors nor the registry gave it.
-    #[error("{}; before that {}", chain(last), list(tried))]
+    #[error("{}{}{}", chain(last), asked_at(at.as_deref()), list(tried))]
     Mirrors {
         /// What became of the last of them, which is the registry itself unless it is switched off.
         last: Box<RegistryError>,
+        /// Who that was, if it was not the registry itself.
+        at: Option<String>,
         /// The mirrors that were tried before.
         tried: Vec<Tried>,
     },
@@ -151,6 +154,15 @@ pub enum RegistryError {
     NoHost {
         /// What would have been asked.
         asked: Asked,
+    },
+    /// What is written of its servers cannot be read or understood.
+    #[error("cannot tell which servers to ask for {asked} of registry {}", asked.registry)]
+    Hosts {
+        /// What would have been asked.
+        asked: Asked,
+        /// Why.
+        #[source]
+        source: Box<HostsError>,
     },
     /// No token or credentials to show.
     #[error("cannot authenticate to registry {} for {asked}", asked.registry)]
@@ -262,7 +274,14 @@ pub struct Tried {
 
 fn list(tried: &[Tried]) -> String {
     let one = |tried: &Tried| format!("mirror {}: {}", tried.server, tried.why);
-    tried.iter().map(one).collect::<Vec<_>>().join("; ")
+    match tried.iter().map(one).collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => none,
+        list => format!("; before that {list}"),
+    }
+}
+
+fn asked_at(mirror: Option<&str>) -> String {
+    mirror.map_or_else(String::new, |mirror| format!(" (asked at mirror {mirror})"))
 }
 
 fn later(wait: Option<Duration>) -> String {
@@ -276,6 +295,11 @@ impl RegistryError {
             Self::Mirrors { last, .. } => last.of_the_last(),
             own => own,
         }
+    }
+
+    /// Whether a server gave something else than was asked for.
+    pub(super) fn is_a_lie(&self) -> bool {
+        matches!(self, Self::WrongDigest { .. } | Self::HeaderDigest { .. } | Self::WrongSize { .. })
     }
 
     /// Whether the connection failed, rather than the registry refused or lied.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper_util::client::legacy::Error as ClientError;
 use keelblock_actors::error::quote;
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
+use super::connect::ConnectError;
 use super::location;
 use super::tls::TlsError;
 
@@ -25,16 +26,37 @@ pub enum HttpError {
         source: Innermost,
     },
     /// No connection in time.
-    #[error("{authority} does not answer: no connection within {} s (--connect_timeout)", limit.as_secs_f64())]
+    #[error("{authority} does not answer: no connection within {} s (--connect_timeout, or dial_timeout of its hosts.toml)", limit.as_secs_f64())]
     ConnectTimeout {
         /// `host:port`.
         authority: String,
         /// The limit.
         limit: Duration,
     },
+    /// No way there: its name has no address, or a proxy is in the way.
+    #[error("cannot reach {authority}")]
+    Unreachable {
+        /// `host:port`.
+        authority: String,
+        /// Why.
+        #[source]
+        source: ConnectError,
+    },
+    /// A proxy that wants to know who asks.
+    #[error(
+        "proxy {proxy} refuses to ask {authority} (HTTP {status}); give the proxy's address as http://USER:PASSWORD@HOST:PORT"
+    )]
+    ProxyDenied {
+        /// `host:port`.
+        authority: String,
+        /// `http://host:port`.
+        proxy: String,
+        /// 407.
+        status: u16,
+    },
     /// A certificate that nobody here vouches for.
     #[error(
-        "the certificate of {authority} is signed by an unknown authority; if that is its own, give its certificate by --registry_ca"
+        "the certificate of {authority} is signed by an unknown authority; if that is its own, give its certificate by --registry_ca, or as `ca` in its hosts.toml"
     )]
     UnknownAuthority {
         /// `host:port`.
@@ -56,6 +78,17 @@ pub enum HttpError {
     NotTls {
         /// `host:port`.
         authority: String,
+    },
+    /// A server that wants to know who asks, or does not believe it.
+    #[error(
+        "{authority} does not accept the client certificate, or wants one; name it as `client` in its hosts.toml"
+    )]
+    ClientCertificate {
+        /// `host:port`.
+        authority: String,
+        /// Its alert.
+        #[source]
+        source: rustls::Error,
     },
     /// TLS with something else wrong.
     #[error("cannot agree on TLS with {authority}")]
@@ -144,16 +177,26 @@ impl HttpError {
     pub(super) fn of(address: &Uri, client_error: &ClientError, connect: Duration) -> Self {
         let authority = location::authority(address);
         let source = Innermost::of(client_error);
+        if let Some(error) = find::<ConnectError>(client_error) {
+            return match error {
+                ConnectError::Timeout { limit } => HttpError::ConnectTimeout { authority, limit: *limit },
+                source => HttpError::Unreachable { authority, source: source.clone() },
+            };
+        }
         if let Some(error) = find::<rustls::Error>(client_error) {
             let error_is_connect = client_error.is_connect();
             return match error {
-                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                    HttpError::UnknownAuthority { authority }
-                }
+                // The latter by one that has the name of a known one.
+                rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                ) => HttpError::UnknownAuthority { authority },
                 rustls::Error::InvalidCertificate(_) => {
                     HttpError::Certificate { authority, source: error.clone() }
                 }
                 rustls::Error::InvalidMessage(_) if error_is_connect => HttpError::NotTls { authority },
+                rustls::Error::AlertReceived(alert) if wants_certificate(*alert) => {
+                    HttpError::ClientCertificate { authority, source: error.clone() }
+                }
                 source => HttpError::Handshake { authority, source: source.clone() },
             };
         }
@@ -181,11 +224,39 @@ impl HttpError {
 
     /// Whether the connection failed, rather than the server sent what it must not.
     pub(super) fn is_of_the_connection(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Stalled { .. } | Self::Broken { .. }
-        )
+        match self {
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Stalled { .. }
+            | Self::Broken { .. } => true,
+            Self::Unreachable { source, .. } => source.is_of_the_connection(),
+            _ => false,
+        }
     }
+
+    /// Whether the same request may have an answer later.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => source.may_pass(),
+            other => other.is_of_the_connection(),
+        }
+    }
+}
+
+/// Alerts by which servers refuse a client's certificate, or the lack of one.
+fn wants_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
 }
 
 /// The deepest cause of a library's error: what the layers above it say is known already.

@@ -1,9 +1,13 @@
-//! What must hold of the headers a registry sends: body of the fuzz target `challenge`.
+//! What must hold of the headers a registry sends, and of what an operator writes of registries and proxies: bodies of the fuzz
+//! targets `challenge` and `hosts`.
 
 use hyper::Uri;
 
 use super::challenge::{self, Challenge};
+use super::endpoint::{Endpoint, InsecureRegistries};
+use super::hosts_toml::HostsFile;
 use super::location;
+use super::proxy::{NoProxy, Proxy};
 
 /// `WWW-Authenticate` and `Location`: no parameter comes from nowhere, what was read can be written and reads the same
 /// again, and a redirect leads to an http address with a host and no user name, or nowhere.
@@ -44,6 +48,42 @@ pub(crate) fn challenge(bytes: &[u8]) {
         let there = location::resolve(&target, &target.to_string());
         assert_eq!(there.as_ref(), Ok(&target));
     }
+}
+
+/// `hosts.toml`, `NO_PROXY` and the address of a proxy: every server that is written can be asked and is told for which
+/// registry unless it is that one, hosts keep their order, and what stands before an `@` is in no text.
+pub(crate) fn hosts(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let dir = std::path::Path::new("/certs.d/r.io");
+    if let Ok(file) = HostsFile::parse(text, dir) {
+        let reference = "r.io/a/b".parse().expect("a reference");
+        let own = Endpoint::of(&reference, None, &InsecureRegistries::default());
+        let endpoints = file.endpoints(&own);
+        assert_eq!(endpoints.len(), file.hosts.len() + 1);
+        for endpoint in &endpoints {
+            let address = endpoint.address("blobs/x").expect("every server can be asked");
+            safe(&address);
+            assert!(address.path().ends_with("/a/b/blobs/x") && !address.path().contains("//"));
+            assert_eq!(address.query(), endpoint.host.mirror.then_some("ns=r.io"));
+            assert_eq!(endpoint.host.mirror, endpoint.host.server != "r.io");
+            let trust = &endpoint.host.trust;
+            let files = trust.ca.iter().chain(trust.client.iter().flat_map(|(one, other)| [one, other]));
+            assert!(files.into_iter().all(|path| path.is_absolute()));
+        }
+        let again = HostsFile::parse(text, dir).expect("it was read before");
+        assert_eq!(file, again);
+    }
+    let without = NoProxy::parse(text);
+    assert!(without.covers("localhost", 1) && without.covers("127.0.0.1", 1) && without.covers("[::1]", 1));
+    let _ = (without.covers("a.r.io", 443), without.covers("10.0.0.1", 80), without.covers("[2001::1]", 80));
+    let shown = match Proxy::parse(&format!("http://me:hushhush@{text}"), "P") {
+        Ok(proxy) => {
+            safe(&proxy.address);
+            proxy.to_string()
+        }
+        Err(error) => error.to_string(),
+    };
+    assert!(!shown.contains("hushhush") || text.contains("hushhush"));
 }
 
 fn safe(address: &Uri) {

@@ -1,6 +1,7 @@
 //! The servers that may be asked for what is in a registry: its own, and mirrors before it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::HeaderMap;
 use keelblock_actors::image::reference::DEFAULT_REGISTRY;
@@ -9,7 +10,7 @@ use super::endpoint::Scheme;
 use super::tls::Trust;
 
 /// Where Docker Hub answers.
-const HUB: &str = "registry-1.docker.io";
+pub(super) const HUB: &str = "registry-1.docker.io";
 
 /// One server that may be asked for what is in a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Host {
     pub(super) headers: HeaderMap,
     /// Whom to believe there.
     pub(super) trust: Arc<Trust>,
+    /// The time limit for a connection there: `dial_timeout` of `hosts.toml`.
+    pub(super) connect: Option<Duration>,
 }
 
 impl Host {
@@ -52,6 +55,7 @@ impl Host {
             pull: true,
             headers: HeaderMap::new(),
             trust: Arc::default(),
+            connect: None,
         }
     }
 }

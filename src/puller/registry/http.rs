@@ -4,7 +4,6 @@
 //! one to the same server (signed addresses of object stores refuse to be asked both ways; MESOS-5172). A redirect never leads from
 //! https to http. Queries are never printed: they are signatures.
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,23 +12,19 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use keelblock_actors::error::quote;
-use tokio::sync::OnceCell;
 
 use super::body::Body;
-use super::failure::{HttpError, Innermost};
-use super::location;
-use super::tls::{self, Trust};
+use super::connect::ConnectError;
+use super::failure::HttpError;
+use super::pools::{Pool, Pools};
+use super::slots::Slots;
+use super::tls::Trust;
+use super::{RegistrySettings, location};
 use crate::limits::Limits;
 
-/// Largest read from a connection, and so the largest piece of a body and the largest head of an answer.
-const READ_BYTES_MAX: usize = 128 << 10;
-/// How long a connection is kept for the next request.
-const IDLE: Duration = Duration::from_secs(30);
+/// Slots of a server beside those of blobs, for manifests and tokens.
+const SLOTS_BESIDE_FETCHES: usize = 2;
 
 /// What to ask.
 pub(super) struct Outgoing {
@@ -44,6 +39,8 @@ pub(super) struct Outgoing {
     pub(super) body: Bytes,
     /// Whom to believe there, and who to be.
     pub(super) trust: Arc<Trust>,
+    /// The time limit for a connection there, where it is another than `--connect_timeout`.
+    pub(super) connect: Option<Duration>,
 }
 
 impl Outgoing {
@@ -56,6 +53,7 @@ impl Outgoing {
             private: HeaderMap::new(),
             body: Bytes::new(),
             trust: Arc::default(),
+            connect: None,
         }
     }
 }
@@ -78,20 +76,20 @@ impl Answer {
 
 /// The HTTP client. Making one opens no socket and reads no file.
 pub(super) struct Http {
-    plain: Client<HttpConnector, Full<Bytes>>,
-    over_tls: OnceCell<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
-    ca_file: Option<PathBuf>,
+    pools: Pools,
+    slots: Slots,
     connect: Duration,
     stall: Duration,
     redirects_max: usize,
 }
 
 impl Http {
-    pub(super) fn new(limits: &Limits, ca_file: Option<PathBuf>) -> Self {
+    pub(super) fn new(settings: &RegistrySettings) -> Self {
+        let limits = &settings.limits;
+        let slots = slots(limits);
         Self {
-            plain: client().build(tcp(limits.connect_timeout)),
-            over_tls: OnceCell::new(),
-            ca_file,
+            pools: Pools::new(settings, slots),
+            slots: Slots::new(slots),
             connect: limits.connect_timeout,
             stall: limits.stall_timeout,
             redirects_max: limits.redirects_max,
@@ -100,10 +98,14 @@ impl Http {
 
     /// The answer, whatever its status, after any redirects.
     pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Answer, HttpError> {
-        let Outgoing { mut method, mut address, headers, authorization, private, mut body, trust } = outgoing;
-        let _ = trust;
+        let Outgoing { mut method, mut address, headers, authorization, private, mut body, trust, connect } =
+            outgoing;
+        let home = location::authority(&address);
+        let (elsewhere, connect) = (trust.elsewhere(), connect.unwrap_or(self.connect));
         let mut own = private;
-        own.extend(authorization.map(|authorization| (header::AUTHORIZATION, authorization)));
+        if let Some(authorization) = authorization {
+            own.insert(header::AUTHORIZATION, authorization);
+        }
         let mut seen = HashSet::from([address.to_string()]);
         loop {
             let authority = location::authority(&address);
@@ -112,9 +114,18 @@ impl Http {
             *request.uri_mut() = address.clone();
             *request.headers_mut() = headers.clone();
             request.headers_mut().extend(std::mem::take(&mut own));
-            let response = self.once(&address, request).await?;
+            // What is to follow on the bytes that came before must not wait for those that wait for it.
+            let slot = match headers.contains_key(header::RANGE) {
+                true => self.slots.now(&authority),
+                false => self.slots.one(&authority).await,
+            };
+            let way = match authority == home {
+                true => (&trust, connect),
+                false => (&elsewhere, self.connect),
+            };
+            let response = self.once(&address, request, way).await?;
             let (head, incoming) = response.into_parts();
-            let answer = Body::new(incoming, authority.clone(), self.stall);
+            let answer = Body::new(incoming, authority.clone(), self.stall).holding(slot);
             let target = match head.status.as_u16() {
                 301 | 302 | 303 | 307 | 308 => head.headers.get(header::LOCATION),
                 _ => None,
@@ -152,6 +163,7 @@ impl Http {
         &self,
         address: &Uri,
         mut request: Request<Full<Bytes>>,
+        (trust, connect): (&Arc<Trust>, Duration),
     ) -> Result<hyper::Response<Incoming>, HttpError> {
         let headers = request.headers_mut();
         headers.insert(
@@ -160,42 +172,43 @@ impl Http {
         );
         // Digests are of the bytes as they lie in the registry.
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let response = match address.scheme_str() {
-            Some("https") => self.over_tls().await?.request(request),
-            _ => self.plain.request(request),
+        let over_tls = address.scheme_str() == Some("https");
+        let unusable = |error: &super::ProxyError| HttpError::Unreachable {
+            authority: location::authority(address),
+            source: ConnectError::from(error.clone()),
         };
-        match tokio::time::timeout(self.stall, response).await {
-            Ok(response) => response.map_err(|error| HttpError::of(address, &error, self.connect)),
-            Err(_) => Err(HttpError::Stalled { authority: location::authority(address), limit: self.stall }),
+        let proxy = self.pools.proxies().of(address).map_err(unusable)?;
+        // Over TLS the tunnel has been asked for with it, and the host inside must not see it.
+        if let Some(authorization) = proxy.filter(|_| !over_tls).and_then(|proxy| proxy.authorization.clone())
+        {
+            headers.insert(header::PROXY_AUTHORIZATION, authorization);
+        }
+        let pool = self.pools.get(over_tls.then(|| Arc::clone(trust)), connect).await?;
+        let response = match &pool {
+            Pool::Plain(client) => client.request(request),
+            Pool::OverTls(client) => client.request(request),
+        };
+        let response = match tokio::time::timeout(self.stall, response).await {
+            Ok(response) => response.map_err(|error| HttpError::of(address, &error, connect))?,
+            Err(_) => {
+                return Err(HttpError::Stalled {
+                    authority: location::authority(address),
+                    limit: self.stall,
+                });
+            }
+        };
+        match proxy {
+            Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                let (proxy, status) = (proxy.to_string(), response.status().as_u16());
+                Err(HttpError::ProxyDenied { authority: location::authority(address), proxy, status })
+            }
+            _ => Ok(response),
         }
     }
-
-    async fn over_tls(&self) -> Result<&Client<HttpsConnector<HttpConnector>, Full<Bytes>>, HttpError> {
-        let made = self.over_tls.get_or_try_init(|| async {
-            let (ca_file, connect) = (self.ca_file.clone(), self.connect);
-            let connector = move || tls::connector(ca_file.as_deref(), tcp(connect));
-            let handle = tokio::runtime::Handle::current();
-            let connector = super::Task::spawn_blocking(&handle, connector).await;
-            let connector = connector.map_err(|lost| HttpError::Broken {
-                authority: "the TLS library".to_owned(),
-                source: Innermost::of(&lost),
-            })??;
-            Ok::<_, HttpError>(client().build(connector))
-        });
-        made.await
-    }
 }
 
-fn client() -> hyper_util::client::legacy::Builder {
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).http1_max_buf_size(READ_BYTES_MAX);
-    builder
-}
-
-fn tcp(connect: Duration) -> HttpConnector {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(connect));
-    tcp
+/// Requests at once to one server: `--connections_per_host_max`, and enough for all blobs that are fetched at once and a
+/// question beside them, because a blob that has no slot may be waited for by those that have one.
+fn slots(limits: &Limits) -> usize {
+    limits.connections_per_host_max.max(limits.fetches_max.saturating_add(SLOTS_BESIDE_FETCHES))
 }

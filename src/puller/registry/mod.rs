@@ -11,15 +11,18 @@
 //! - `http`: one GET with redirects; `body`: what comes, under limits; `location`: where a redirect leads; `tls`: whom to
 //!   trust; `failure`: why nothing came;
 //! - `challenge`, `credentials` and `auth`: what a 401 asks for, who we are, and the tokens that answer it;
-//! - `hosts`: the servers of a registry, mirrors first; `health`: which of them are left out for a while;
+//! - `pools`: connections and their reuse; `connect`: how one is made, `proxy`: through whom; `slots`: how many at once;
+//!   `identity` and `unverified`: client certificates, and `skip_verify`;
+//! - `hosts`: the servers of a registry, mirrors first; `hosts_toml` and `hosts_dir`: where that is written; `health`: which
+//!   of them are left out for a while;
 //! - `ask`: one question, with all of these; `retry`: whether it is asked again, and when; `meter`: counts;
 //! - `client`: manifests, indexes and configs, verified;
 //! - `blob`: a body on its way to a thread that reads it.
 //!
-//! HTTP/1.1 only, on purpose. Blobs that wait for a slot to be unpacked would hold the flow-control window that all
-//! streams of one HTTP/2 connection share, and starve the very blob whose unpacking they wait for.
+//! HTTP/1.1 or, where a server offers it over TLS, HTTP/2, whose windows are such that blobs that wait for a slot to be unpacked
+//! do not starve the very blob whose unpacking they wait for: see `pools`.
 //!
-//! Not here yet: retries and resumption, mirrors, credential files and helpers (a [`Credentials`] each).
+//! Not here yet: resumption, credential files and helpers (a [`Credentials`] each).
 
 mod ask;
 mod auth;
@@ -27,6 +30,7 @@ mod blob;
 mod body;
 mod challenge;
 mod client;
+mod connect;
 mod credentials;
 mod endpoint;
 mod error;
@@ -35,12 +39,19 @@ mod failure;
 pub(crate) mod fuzzing;
 mod health;
 mod hosts;
+mod hosts_dir;
+mod hosts_toml;
 mod http;
+mod identity;
 mod location;
 mod meter;
+mod pools;
+mod proxy;
 mod retry;
+mod slots;
 mod task;
 mod tls;
+mod unverified;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,12 +63,15 @@ use keelblock_actors::ports::{Blob, Puller};
 
 pub use auth::AuthError;
 pub use client::RegistryClient;
+pub use connect::ConnectError;
 pub use credentials::{Credentials, Login, LoginFor, NoCredentials, ParseLoginError, Secret};
 pub use endpoint::{Endpoint, EndpointError, InsecureRegistries, RegistryUrl, Scheme};
 pub use error::{Asked, RegistryError, Said, Tried};
 pub use failure::{HttpError, Innermost};
 pub use hosts::Host;
+pub use hosts_toml::HostsError;
 pub use meter::{HostMetrics, Meter};
+pub use proxy::{NoProxy, Proxies, Proxy, ProxyError};
 pub(crate) use task::Task;
 pub use tls::TlsError;
 
@@ -81,12 +95,18 @@ pub struct RegistrySettings {
     pub insecure: InsecureRegistries,
     /// `--registry_ca`: certificates trusted beside those of the system, PEM. Read when TLS is first needed.
     pub ca_file: Option<PathBuf>,
+    /// `--registry_config_path`: directories with a `hosts.toml`, or certificates, for each registry. Read when needed.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// The proxies that connections are made through.
+    pub proxies: Proxies,
+    /// Whether HTTP/2 is spoken with servers that offer it.
+    pub http2: bool,
     /// Who to be, and where.
     pub credentials: Arc<dyn Credentials>,
 }
 
 impl RegistrySettings {
-    /// Docker Hub and other public registries, without credentials, for this machine.
+    /// Docker Hub and other public registries, without mirrors, proxies and credentials, for this machine.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -95,6 +115,9 @@ impl RegistrySettings {
             default_registry: None,
             insecure: InsecureRegistries::default(),
             ca_file: None,
+            hosts_dirs: Vec::new(),
+            proxies: Proxies::default(),
+            http2: true,
             credentials: Arc::new(NoCredentials),
         }
     }

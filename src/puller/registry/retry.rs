@@ -62,7 +62,7 @@ pub(super) fn status_may_pass(status: u16) -> bool {
 }
 
 pub(super) fn http_may_pass(error: &HttpError) -> bool {
-    error.is_of_the_connection()
+    error.may_pass()
 }
 
 fn wanted(error: &RegistryError) -> Option<Duration> {
