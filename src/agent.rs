@@ -5,6 +5,7 @@
 //! they work from any tokio runtime.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::provider::oci::OciProvider;
 use crate::puller::local::LocalPuller;
 use crate::puller::registry::{
     InsecureRegistries, Login, LoginFor, ParseLoginError, RegistryClient, RegistryPuller, RegistrySettings,
+    Sources, usual_places,
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
@@ -363,8 +365,25 @@ fn registry_settings(
         config.docker_insecure_registries.join(",").parse().map_err(AgentError::Insecure)?;
     settings.insecure = insecure;
     settings.ca_file = config.registry_ca.clone();
-    if let Some(login) = &config.docker_auth {
-        settings.credentials = Arc::new(LoginFor { login: login.0.parse::<Login>()?, registries: None });
-    }
+    let login = config.docker_auth.as_ref().map(|login| login.0.parse::<Login>()).transpose()?;
+    let login = login.map(|login| LoginFor { login, registries: None });
+    let (uid, home) = caller();
+    let usual = usual_places(|name| std::env::var_os(name), uid, home);
+    let sources = Sources::new(login, config.docker_config.clone(), usual, &config.limits);
+    settings.credentials = Arc::new(sources);
     Ok(settings)
+}
+
+/// The user outside of any user namespace of ours, and his home.
+fn caller() -> (u32, Option<PathBuf>) {
+    let inside = nix::unistd::getuid().as_raw();
+    let outside = IdMaps::read().uids.iter().find_map(|range| {
+        let at = inside.checked_sub(range.inside).filter(|&at| at < range.count)?;
+        range.outside.checked_add(at)
+    });
+    let uid = outside.unwrap_or(inside);
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    // Services are often started without it.
+    let home = home.or_else(|| Some(nix::unistd::User::from_uid(uid.into()).ok()??.dir));
+    (uid, home)
 }

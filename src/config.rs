@@ -11,6 +11,7 @@ use keelblock_actors::launch::CapabilitySet;
 
 use crate::limits::Limits;
 use crate::provider::manifest::Platform;
+use crate::puller::registry::DockerConfigSource;
 use crate::records::layout;
 use crate::store::{DiskStore, LayerForm, SyncMode};
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub scrub_rate: Option<u64>,
     /// Credentials `USER:PASSWORD` for registries.
     pub docker_auth: Option<Secret>,
+    /// The docker config that credentials are looked up in; `None` = those in the usual places.
+    pub docker_config: Option<DockerConfigSource>,
     /// More certificate authorities, PEM.
     pub registry_ca: Option<PathBuf>,
     /// Hosts spoken to in plain http.
@@ -305,7 +308,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         name: "docker_auth",
         value: "USER:PASSWORD",
-        help: "Credentials for registries that ask for some; file:///PATH reads them from a file",
+        help: "Credentials for registries that ask for some, whichever they are, but for no mirror; they count before those of --docker_config; file:///PATH reads them from a file",
         heading: IMAGES,
         set: |config, text| {
             let text = text.trim_end_matches('\n');
@@ -313,6 +316,23 @@ pub const FLAGS: &[Flag] = &[
                 return Err("expected USER:PASSWORD".to_owned());
             }
             config.docker_auth = Some(Secret(text.to_owned()));
+            Ok(())
+        },
+    },
+    Flag {
+        name: "docker_config",
+        value: "JSON|PATH",
+        help: "Credentials as `docker login` and `podman login` keep them: the JSON itself, a config.json, auth.json or .dockercfg, or a directory with a config.json. Entries by host or by repository (auths), and the helpers they name (credHelpers, credsStore) [default: $REGISTRY_AUTH_FILE; else $XDG_RUNTIME_DIR/containers/auth.json or /run/containers/UID/auth.json, $XDG_CONFIG_HOME/containers/auth.json, $DOCKER_CONFIG/config.json or ~/.docker/config.json, ~/.dockercfg]",
+        heading: IMAGES,
+        set: |config, text| {
+            let source = DockerConfigSource::parse(text).map_err(|error| error.to_string())?;
+            config.docker_config = Some(match source {
+                DockerConfigSource::Path(path) => {
+                    let path = path.to_str().ok_or_else(|| "expected JSON or a path".to_owned())?;
+                    DockerConfigSource::Path(absolute(path)?)
+                }
+                text => text,
+            });
             Ok(())
         },
     },
@@ -521,6 +541,12 @@ pub const FLAGS: &[Flag] = &[
         "How long a registry's token is used, whatever it claims [default: 1h]",
         seconds
     ),
+    limit!(
+        credential_helper_timeout,
+        "SECS",
+        "Until a credential helper (docker-credential-NAME) has answered [default: 30]",
+        seconds
+    ),
     limit!(answer_bytes_max, "BYTES", "Size of a token server's or an error answer [default: 64K]", bytes),
 ];
 
@@ -537,6 +563,7 @@ impl Default for Config {
             scrub_interval: None,
             scrub_rate: None,
             docker_auth: None,
+            docker_config: None,
             registry_ca: None,
             docker_insecure_registries: Vec::new(),
             platform: None,
@@ -599,7 +626,7 @@ impl Config {
 
     fn apply(&mut self, flag: &'static Flag, text: &str, origin: &str) -> Result<(), ConfigError> {
         let wrong = |reason: String| {
-            let value = if flag.name == "docker_auth" {
+            let value = if matches!(flag.name, "docker_auth" | "docker_config") {
                 "...".to_owned()
             } else {
                 keelblock_actors::error::quote(text)
@@ -785,6 +812,12 @@ mod tests {
         let config = from(&[("docker_auth", &format!("file://{}", file.display()))]).unwrap();
         assert_eq!(config.docker_auth, Some(Secret("me:hush".to_owned())));
         assert!(!format!("{config:?}").contains("hush"));
+        let config = from(&[("docker_config", r#"{"auths":{"r.io":{"username":"me","password":"hush"}}}"#)]);
+        assert!(!format!("{config:?}").contains("hush"));
+        let error = from(&[("docker_config", r#"{"auths":{"r.io":{"auth":"hush!"}}}"#)]).unwrap_err();
+        assert!(!error.to_string().contains("hush"), "{error}");
+        let path = from(&[("docker_config", "/etc/x.json")]).unwrap().docker_config;
+        assert_eq!(path, Some(DockerConfigSource::Path("/etc/x.json".into())));
         assert_eq!(from(&[("docker_registry", "file:///x")]).unwrap().docker_registry, "file:///x");
     }
 

@@ -148,7 +148,9 @@ impl Provider for DockerProvider {
     fn resolve(&self, request: ImageRequest) -> BoxFuture<'static, Result<ImagePlan, ResolveError>> {
         let name = self.source.canonical(&request.name);
         match name.clone() {
-            ImageName::Docker(reference) => Box::pin(self.registries.resolve(name, reference)),
+            ImageName::Docker(reference) => {
+                Box::pin(self.registries.resolve(name, reference, request.access))
+            }
             ImageName::DockerArchive { path, reference } => {
                 let handle = self.registries.handle();
                 reading(handle, &self.archives, move |archives| {

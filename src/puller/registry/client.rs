@@ -4,10 +4,12 @@
 //! that the registry itself states, if it does.
 
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use hyper::header::{self, HeaderName, HeaderValue};
 use keelblock_actors::error::{ResolveError, quote};
+use keelblock_actors::image::access::Access;
 use keelblock_actors::image::digest::Digest;
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{ImageIdentity, ImagePlan, LayerSource};
@@ -52,6 +54,22 @@ pub(super) struct State {
     pub(super) health: Health,
 }
 
+/// What one pull works with: all that clients share, and what came with its image.
+#[derive(Clone)]
+pub(super) struct Session {
+    state: Arc<State>,
+    /// Who asks, if not the agent.
+    pub(super) access: Option<Access>,
+}
+
+impl Deref for Session {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
 /// A repository, with every default of its name filled in.
 pub(super) struct Place {
     registry: String,
@@ -70,7 +88,7 @@ impl RegistryClient {
     /// of blobs block until it brings them bytes.
     pub fn new(settings: RegistrySettings, handle: Handle, log: Logger) -> Self {
         let http = Http::new(&settings.limits, settings.ca_file.clone());
-        let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
+        let authorizer = Authorizer::new(&settings);
         Self {
             handle,
             state: Arc::new(State {
@@ -90,8 +108,13 @@ impl RegistryClient {
         &self.handle
     }
 
+    pub(super) fn session(&self, access: Option<Access>) -> Session {
+        Session { state: Arc::clone(&self.state), access }
+    }
+
     /// The plan of the image that a reference means now, under the name `name`: manifest and config fetched and verified, indexes
-    /// followed to this machine's platform. Its layers come from the same registry.
+    /// followed to this machine's platform. Its layers come from the same registry. `access` is what came with the image, and
+    /// then is in the place of the credentials of the settings.
     ///
     /// # Errors
     /// [`ResolveError::NotFound`] when the registry has no such manifest, else [`ResolveError::Failed`]; the source of both is
@@ -103,8 +126,9 @@ impl RegistryClient {
         &self,
         name: ImageName,
         reference: Reference,
+        access: Option<Access>,
     ) -> impl Future<Output = Result<ImagePlan, ResolveError>> + Send + 'static {
-        let state = self.state.clone();
+        let state = self.session(access);
         let image = name.clone();
         let place = state.place(&reference);
         let asked = asked(&place, "manifest", name_of(&reference));
@@ -135,8 +159,9 @@ impl RegistryClient {
         reference: Reference,
         digest: Digest,
         size: Option<u64>,
+        access: Option<Access>,
     ) -> impl Future<Output = Result<Blob, RegistryError>> + Send + 'static {
-        let state = self.state.clone();
+        let state = self.session(access);
         let place = state.place(&reference);
         let asked = asked(&place, "blob", digest.to_string());
         let context = asked.clone();
@@ -161,7 +186,7 @@ impl RegistryClient {
     }
 }
 
-impl State {
+impl Session {
     fn place(&self, reference: &Reference) -> Place {
         let canonical = reference.canonical();
         Place {

@@ -10,7 +10,7 @@
 //! - `endpoint`: which server a reference means, and whether it is spoken to over TLS;
 //! - `http`: one GET with redirects; `body`: what comes, under limits; `location`: where a redirect leads; `tls`: whom to
 //!   trust; `failure`: why nothing came;
-//! - `challenge`, `credentials` and `auth`: what a 401 asks for, who we are, and the tokens that answer it;
+//! - `challenge`, `credentials`, `auth` and `token`: what a 401 asks for, who we are, what answers it, and the token servers;
 //! - `hosts`: the servers of a registry, mirrors first; `health`: which of them are left out for a while;
 //! - `ask`: one question, with all of these; `retry`: whether it is asked again, and when; `meter`: counts;
 //! - `client`: manifests, indexes and configs, verified;
@@ -19,7 +19,7 @@
 //! HTTP/1.1 only, on purpose. Blobs that wait for a slot to be unpacked would hold the flow-control window that all
 //! streams of one HTTP/2 connection share, and starve the very blob whose unpacking they wait for.
 //!
-//! Not here yet: retries and resumption, mirrors, credential files and helpers (a [`Credentials`] each), schema 1
+//! Not here yet: retries and resumption, mirrors, schema 1
 //! (refused as [`ManifestError::Schema1`](crate::provider::manifest::ManifestError::Schema1)).
 
 mod ask;
@@ -42,6 +42,7 @@ mod meter;
 mod retry;
 mod task;
 mod tls;
+mod token;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,7 +54,10 @@ use keelblock_actors::ports::{Blob, Puller};
 
 pub use auth::AuthError;
 pub use client::RegistryClient;
-pub use credentials::{Credentials, Login, LoginFor, NoCredentials, ParseLoginError, Secret};
+pub use credentials::{
+    AccessError, Credentials, DockerConfigError, DockerConfigSource, FileError, Found, HelperError, Login,
+    LoginFor, NoCredentials, ParseLoginError, Secret, Sources, Wanted, usual_places,
+};
 pub use endpoint::{Endpoint, EndpointError, InsecureRegistries, RegistryUrl, Scheme};
 pub use error::{Asked, RegistryError, Said, Tried};
 pub use failure::{HttpError, Innermost};
@@ -122,7 +126,8 @@ impl Puller for RegistryPuller {
         };
         let opened = match (&layer.source, &layer.blob.digest) {
             (LayerSource::Registry(reference), Some(digest)) => {
-                Ok(self.client.open_blob(reference.clone(), digest.clone(), layer.blob.size))
+                let (digest, size, access) = (digest.clone(), layer.blob.size, layer.access.clone());
+                Ok(self.client.open_blob(reference.clone(), digest, size, access))
             }
             _ => Err(RegistryError::NotAddressed),
         };
