@@ -43,6 +43,11 @@ pub fn challenge(bytes: &[u8]) {
     crate::puller::registry::fuzzing::challenge(bytes);
 }
 
+/// See `puller/registry/credentials/docker_config.rs`.
+pub fn docker_config(bytes: &[u8]) {
+    crate::puller::registry::fuzzing::docker_config(bytes);
+}
+
 /// See `provider/archive/fuzzing.rs`.
 pub fn archive(bytes: &[u8]) {
     crate::provider::archive::fuzzing::archive(bytes);
@@ -52,11 +57,12 @@ pub fn archive(bytes: &[u8]) {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("archive", archive),
     ("blob", blob),
     ("challenge", challenge),
     ("config", config),
+    ("docker_config", docker_config),
     ("inflate", inflate),
     ("layers", layers),
     ("manifest", manifest),

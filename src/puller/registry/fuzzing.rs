@@ -1,9 +1,15 @@
-//! What must hold of the headers a registry sends: body of the fuzz target `challenge`.
+//! What must hold of the headers a registry sends: bodies of the fuzz targets `challenge` and
+//! `docker_config`.
 
 use hyper::Uri;
 
 use super::challenge::{self, Challenge};
 use super::location;
+
+/// A docker config: see `credentials/docker_config.rs`.
+pub(crate) fn docker_config(bytes: &[u8]) {
+    super::credentials::docker_config::holds(bytes);
+}
 
 /// `WWW-Authenticate` and `Location`: no parameter comes from nowhere, what was read can be written and reads the same
 /// again, and a redirect leads to an http address with a host and no user name, or nowhere.

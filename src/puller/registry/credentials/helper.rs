@@ -6,6 +6,7 @@
 //! repository and some helpers ask a server of their own.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,12 +119,14 @@ type Answer = Arc<tokio::sync::Mutex<Option<(Instant, Option<Login>)>>>;
 #[derive(Debug)]
 pub(super) struct Helpers {
     timeout: Duration,
+    /// Where programs are looked for; `None` = in `$PATH`.
+    path: Option<OsString>,
     answers: Mutex<HashMap<(String, String), Answer>>,
 }
 
 impl Helpers {
     pub(super) fn new(timeout: Duration) -> Self {
-        Self { timeout, answers: Mutex::default() }
+        Self { timeout, path: None, answers: Mutex::default() }
     }
 
     /// What a helper has for a host; `anew`: though it answered before.
@@ -150,10 +153,11 @@ impl Helpers {
         let mut login = None;
         let servers: &[&str] = if host == "docker.io" { &[HUB_ADDRESS, host] } else { &[host] };
         for server in servers {
-            login = tokio::time::timeout(self.timeout, get(named, server)).await.unwrap_or_else(|_| {
-                let (program, of) = (program(named), named.of.clone());
-                Err(HelperError::TimedOut { program, of, limit: self.timeout })
-            })?;
+            login =
+                tokio::time::timeout(self.timeout, self.get(named, server)).await.unwrap_or_else(|_| {
+                    let (program, of) = (program(named), named.of.clone());
+                    Err(HelperError::TimedOut { program, of, limit: self.timeout })
+                })?;
             if login.is_some() {
                 break;
             }
@@ -195,61 +199,65 @@ impl Drop for Group {
     }
 }
 
-async fn get(named: &Named, server: &str) -> Result<Option<Login>, HelperError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if named.name.is_empty() || !named.name.chars().all(plain) {
-        return Err(HelperError::Name { name: quote(&named.name), of: named.of.clone() });
-    }
-    let (program, of) = (program(named), named.of.clone());
-    let io = |source| HelperError::Io { program: program.clone(), of: of.clone(), source };
-    let child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|source| HelperError::Start { program: program.clone(), of: of.clone(), source })?;
-    let mut group = Group(child);
-    let (stdin, stdout, stderr) = (group.0.stdin.take(), group.0.stdout.take(), group.0.stderr.take());
-    let ask = async {
-        if let Some(mut stdin) = stdin {
-            // One that ends without reading may have answered all the same.
-            let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
+impl Helpers {
+    async fn get(&self, named: &Named, server: &str) -> Result<Option<Login>, HelperError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if named.name.is_empty() || !named.name.chars().all(plain) {
+            return Err(HelperError::Name { name: quote(&named.name), of: named.of.clone() });
         }
-    };
-    let ((), out, err) = tokio::join!(ask, beginning(stdout), beginning(stderr));
-    let (out, err) = (out.map_err(io)?, err.map_err(io)?);
-    let status = group.0.wait().await.map_err(io)?;
-    if !status.success() {
-        if first_line(&out).is_some_and(|line| line.trim_end_matches('.') == NOTHING) {
+        let (program, of) = (program(named), named.of.clone());
+        let io = |source| HelperError::Io { program: program.clone(), of: of.clone(), source };
+        let mut command = Command::new(&program);
+        command.envs(self.path.iter().map(|path| ("PATH", path)));
+        let child = command
+            .arg("get")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|source| HelperError::Start { program: program.clone(), of: of.clone(), source })?;
+        let mut group = Group(child);
+        let (stdin, stdout, stderr) = (group.0.stdin.take(), group.0.stdout.take(), group.0.stderr.take());
+        let ask = async {
+            if let Some(mut stdin) = stdin {
+                // One that ends without reading may have answered all the same.
+                let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
+            }
+        };
+        let ((), out, err) = tokio::join!(ask, beginning(stdout), beginning(stderr));
+        let (out, err) = (out.map_err(io)?, err.map_err(io)?);
+        let status = group.0.wait().await.map_err(io)?;
+        if !status.success() {
+            if first_line(&out).is_some_and(|line| line.trim_end_matches('.') == NOTHING) {
+                return Ok(None);
+            }
+            // Helpers say what is wrong on either; half an answer is not repeated.
+            let said = first_line(&err).or_else(|| first_line(&out).filter(|line| !line.contains('{')));
+            let said = said.map(|line| quote(&line));
+            return Err(HelperError::Failed { program, of, status: status.to_string(), said });
+        }
+        // What serde_json says of a text that holds a secret is not repeated.
+        let credential: Credential = match serde_json::from_slice(&out) {
+            Ok(credential) if out.len() as u64 <= OUTPUT_BYTES_MAX => credential,
+            _ => return Err(HelperError::NoAnswer { program, of }),
+        };
+        let Credential { user, secret } = credential;
+        if secret.is_empty() {
             return Ok(None);
         }
-        // Helpers say what is wrong on either; half an answer is not repeated.
-        let said = first_line(&err).or_else(|| first_line(&out).filter(|line| !line.contains('{')));
-        let said = said.map(|line| quote(&line));
-        return Err(HelperError::Failed { program, of, status: status.to_string(), said });
+        let source = format!("{program} ({of})");
+        Ok(Some(match user.as_str() {
+            TOKEN => Login {
+                user: String::new(),
+                password: None,
+                identity_token: Some(Secret(secret)),
+                registry_token: None,
+                source,
+            },
+            _ => Login::with_password(user, secret, source),
+        }))
     }
-    // What serde_json says of a text that holds a secret is not repeated.
-    let credential: Credential = match serde_json::from_slice(&out) {
-        Ok(credential) if out.len() as u64 <= OUTPUT_BYTES_MAX => credential,
-        _ => return Err(HelperError::NoAnswer { program, of }),
-    };
-    let Credential { user, secret } = credential;
-    if secret.is_empty() {
-        return Ok(None);
-    }
-    let source = format!("{program} ({of})");
-    Ok(Some(match user.as_str() {
-        TOKEN => Login {
-            user: String::new(),
-            password: None,
-            identity_token: Some(Secret(secret)),
-            registry_token: None,
-            source,
-        },
-        _ => Login::with_password(user, secret, source),
-    }))
 }
 
 /// What is written, up to a little more than is allowed; the rest is read and dropped, so that it ends.
@@ -265,4 +273,157 @@ async fn beginning(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>
 fn first_line(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
     text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::path::Path;
+
+    use super::*;
+
+    const SCRIPT: &str = r#"
+[ "$1" = get ] || exit 9
+read server
+echo "$server" >> "${0%/*}/log"
+case "$server" in
+https://index.docker.io/v1/) echo '{"ServerURL":"https://index.docker.io/v1/","Username":"hub","Secret":"hush"}';;
+token.io) echo '{"Username":"<token>","Secret":"hush"}';;
+empty.io) echo '{"ServerURL":"","Username":"","Secret":""}';;
+none.io|docker.io) echo 'credentials not found in native keychain'; exit 1;;
+bad.io) echo 'hush, this is no JSON';;
+half.io) echo '{"Username":"u","Secret":"hush'; exit 1;;
+locked.io) echo 'the keychain is locked' >&2; exit 3;;
+large.io) head -c 200000 /dev/zero | tr '\0' ' '; echo '{"Username":"u","Secret":"hush"}';;
+slow.io) exec 3>"${0%/*}/fifo"; echo x >&3; sleep 1000;;
+esac
+"#;
+
+    /// A program in a directory of its own. Written by another process: one that this process has open for writing could not be
+    /// executed while a child of another test holds a copy of the descriptor.
+    fn install(dir: &Path, name: &str) {
+        let path = dir.join(format!("docker-credential-{name}"));
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", r#"cat > "$0" && chmod 755 "$0""#])
+            .arg(path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let script = format!("#!/bin/sh\n{SCRIPT}");
+        shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        assert!(shell.wait().unwrap().success());
+    }
+
+    fn helpers(dir: &Path) -> Helpers {
+        install(dir, "test");
+        let mut path = OsString::from(dir);
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        Helpers { path: Some(path), ..Helpers::new(Duration::from_secs(60)) }
+    }
+
+    fn named(name: &str) -> Named {
+        Named { name: name.to_owned(), of: "credsStore of f".to_owned() }
+    }
+
+    fn asked(dir: &Path) -> Vec<String> {
+        let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn every_answer_of_the_protocol_is_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        let helpers = helpers(dir.path());
+        let login = async |host: &str| helpers.login(&named("test"), host, false).await;
+        let hub = login("docker.io").await.unwrap().unwrap();
+        assert_eq!((hub.user.as_str(), hub.password.unwrap().text()), ("hub", "hush"));
+        assert_eq!(hub.source, "docker-credential-test (credsStore of f)");
+        let token = login("token.io").await.unwrap().unwrap();
+        assert_eq!((token.password, token.identity_token.unwrap().text()), (None, "hush"));
+        assert_eq!(login("empty.io").await.unwrap(), None);
+        assert_eq!(login("none.io").await.unwrap(), None);
+        for (host, expected) in [
+            (
+                "bad.io",
+                "the answer of docker-credential-test, which credsStore of f names, is not JSON with Username and Secret, or too long",
+            ),
+            (
+                "large.io",
+                "the answer of docker-credential-test, which credsStore of f names, is not JSON with Username and Secret, or too long",
+            ),
+            ("half.io", "docker-credential-test, which credsStore of f names, failed (exit status: 1)"),
+            (
+                "locked.io",
+                "docker-credential-test, which credsStore of f names, failed (exit status: 3); it says \"the keychain is locked\"",
+            ),
+        ] {
+            assert_eq!(login(host).await.unwrap_err().to_string(), expected);
+        }
+        let missing = helpers.login(&named("nosuch"), "r.io", false).await.unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "cannot run docker-credential-nosuch, which credsStore of f names; install it, or take it out there"
+        );
+        for name in ["", "../test", "/bin/x", "a b"] {
+            let error = helpers.login(&named(name), "r.io", false).await.unwrap_err();
+            assert!(matches!(error, HelperError::Name { .. }), "{name}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_remembered_for_a_while_unless_it_was_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let helpers = helpers(dir.path());
+        let ask = async |host: &str, anew| drop(helpers.login(&named("test"), host, anew).await.unwrap());
+        for host in ["token.io", "none.io", "token.io", "none.io"] {
+            ask(host, false).await;
+        }
+        assert_eq!(asked(dir.path()), ["token.io", "none.io"]);
+        ask("token.io", true).await;
+        assert_eq!(asked(dir.path()).len(), 3);
+        // Many at once ask once.
+        let test = named("test");
+        let all = (0..20).map(|_| helpers.login(&test, "empty.io", false));
+        futures_util::future::join_all(all).await;
+        assert_eq!(asked(dir.path()).len(), 4);
+        tokio::time::pause();
+        tokio::time::advance(NOTHING_REMEMBERED).await;
+        tokio::time::resume();
+        ask("none.io", false).await;
+        ask("token.io", false).await;
+        assert_eq!(asked(dir.path()).len(), 5);
+    }
+
+    // The clock runs ahead whenever everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_answer_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let helpers = Helpers { timeout: Duration::from_secs(7), ..helpers(dir.path()) };
+        let error = helpers.login(&named("test"), "slow.io", false).await.unwrap_err().to_string();
+        assert!(error.ends_with("gave no answer within 7 s (--credential_helper_timeout)"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_all_its_own_when_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let helpers = helpers(dir.path());
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let reader = std::thread::spawn(move || {
+            let mut fifo = std::fs::File::open(fifo).unwrap();
+            let mut byte = [0];
+            fifo.read_exact(&mut byte).unwrap();
+            let _ = begun.send(());
+            // The end comes when the shell and its `sleep` are both gone.
+            fifo.read_to_end(&mut Vec::new()).unwrap();
+        });
+        let named = named("test");
+        tokio::select! {
+            _ = helpers.login(&named, "slow.io", false) => panic!("it answered"),
+            begun = has_begun => begun.unwrap(),
+        }
+        reader.join().unwrap();
+    }
 }
