@@ -197,15 +197,9 @@ fn base64_url(bytes: &[u8]) -> String {
 
 /// A token for what is asked, signed by the key in this directory.
 fn signed(dir: &Path, seen: &Seen) -> String {
-    let scope = seen.query.split('&').find_map(|part| part.strip_prefix("scope=repository:"));
-    let (name, actions) = scope
-        .unwrap_or_default()
-        .replace("%3A", ":")
-        .replace("%2F", "/")
-        .replace("%2C", ",")
-        .rsplit_once(':')
-        .map(|(name, actions)| (name.to_owned(), actions.to_owned()))
-        .unwrap_or_default();
+    let query = seen.query.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
+    let scope = query.split('&').find_map(|part| part.strip_prefix("scope=repository:"));
+    let (name, actions) = scope.and_then(|scope| scope.rsplit_once(':')).unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let claims = json!({
         "iss": "keelblock-test", "aud": "keelblock-test", "sub": "user", "jti": "1",
