@@ -368,3 +368,74 @@ fn shown_as_it_is(login: &Login) -> Result<Option<HeaderValue>, AuthError> {
         AuthError::Credentials(why.into())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::ask::Question;
+    use super::super::error::{Asked, RegistryError};
+    use super::super::test_registry::{Reply, TestRegistry};
+    use super::super::{LoginFor, RegistryClient, RegistrySettings};
+    use super::*;
+
+    fn client() -> RegistryClient {
+        let mut settings = RegistrySettings::new(Limits { retries_max: 0, ..Limits::default() });
+        settings.credentials = Arc::new(LoginFor { login: "u:p".parse().unwrap(), registries: None });
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        RegistryClient::new(settings, tokio::runtime::Handle::current(), log)
+    }
+
+    /// The rest of a blob, as whoever resumes asks for it.
+    fn rest(registry: &TestRegistry, from: usize) -> Question {
+        let asked =
+            Asked { what: "blob", name: "b".into(), repository: "app".into(), registry: registry.host() };
+        let range = HeaderValue::from_str(&format!("bytes={from}-")).unwrap();
+        Question::get(asked, "blobs/b".into()).header(header::RANGE, range)
+    }
+
+    #[tokio::test]
+    async fn a_token_that_dies_in_the_middle_of_a_layer_is_renewed_once_for_all_who_resume() {
+        let (registry, server) = (TestRegistry::start(), TestRegistry::start());
+        let (valid, given) = (Arc::new(Mutex::new(Vec::new())), AtomicUsize::new(0));
+        registry.demand_bearer(format!("{}/token", server.url()), valid.clone());
+        registry.on("/v2/app/blobs/b", Reply::new(206, "rest"));
+        let giving = valid.clone();
+        server.script(move |_| {
+            let token = format!("t{}", given.fetch_add(1, Ordering::SeqCst));
+            giving.lock().unwrap().push(token.clone());
+            Some(Reply::new(200, format!(r#"{{"token":"{token}","expires_in":3000}}"#)))
+        });
+        let client = client();
+        let session = client.session(None);
+        for round in 1..=5 {
+            let all = (0..4).map(|part| {
+                let (session, question) = (session.clone(), rest(&registry, part));
+                async move { session.get(&question).await.map(|served| served.answer.status.as_u16()) }
+            });
+            for status in futures_util::future::join_all(all).await {
+                assert_eq!(status.unwrap(), 206);
+            }
+            assert_eq!(server.seen().len(), round, "all who were refused at once share one new token");
+            valid.lock().unwrap().clear();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_renewed_token_that_is_refused_too_ends_the_question() {
+        let (registry, server) = (TestRegistry::start(), TestRegistry::start());
+        registry.demand_bearer(format!("{}/token", server.url()), Arc::default());
+        let given = AtomicUsize::new(0);
+        server.script(move |_| {
+            let token = given.fetch_add(1, Ordering::SeqCst);
+            Some(Reply::new(200, format!(r#"{{"token":"t{token}"}}"#)))
+        });
+        let session = client().session(None);
+        for asked in [2, 4] {
+            let error = session.get(&rest(&registry, 0)).await.err().unwrap();
+            assert!(matches!(error, RegistryError::Denied { status: 401, .. }), "{error}");
+            assert_eq!(registry.seen().len(), asked);
+        }
+        assert_eq!(server.seen().len(), 2);
+    }
+}

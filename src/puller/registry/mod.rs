@@ -41,6 +41,9 @@ mod location;
 mod meter;
 mod retry;
 mod task;
+#[cfg(test)]
+#[path = "../../../tests/support/registry.rs"]
+mod test_registry;
 mod tls;
 mod token;
 

@@ -244,9 +244,7 @@ pub(crate) fn holds(bytes: &[u8]) {
             assert!(
                 login.password.is_some() || login.identity_token.is_some() || login.registry_token.is_some()
             );
-            assert!(
-                config.login(host, &format!("{path}/more").trim_start_matches('/').to_owned(), "x").is_some()
-            );
+            assert!(config.login(host, format!("{path}/more").trim_start_matches('/'), "x").is_some());
         }
         assert!(!entry.place.starts_with("https://") || entry.key.matches("https://").count() > 1);
     }
