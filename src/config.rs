@@ -325,6 +325,7 @@ pub const FLAGS: &[Flag] = &[
         help: "Credentials as `docker login` and `podman login` keep them: the JSON itself, a config.json, auth.json or .dockercfg, or a directory with a config.json. Entries by host or by repository (auths), and the helpers they name (credHelpers, credsStore) [default: $REGISTRY_AUTH_FILE; else $XDG_RUNTIME_DIR/containers/auth.json or /run/containers/UID/auth.json, $XDG_CONFIG_HOME/containers/auth.json, $DOCKER_CONFIG/config.json or ~/.docker/config.json, ~/.dockercfg]",
         heading: IMAGES,
         set: |config, text| {
+            let text = text.strip_prefix("file://").filter(|path| path.starts_with('/')).unwrap_or(text);
             let source = DockerConfigSource::parse(text).map_err(|error| error.to_string())?;
             config.docker_config = Some(match source {
                 DockerConfigSource::Path(path) => {
@@ -634,12 +635,16 @@ impl Config {
             ConfigError::Value { flag: flag.name, value, reason, origin: origin.to_owned() }
         };
         // Mesos: a value file:///path stands for the content of that file. Not for the registry, where it is a
-        // place of its own right.
+        // place of its own right, nor for the docker config, which is read again when it changes.
         let content = match text.strip_prefix("file://") {
-            Some(path) if flag.name != "docker_registry" && path.starts_with('/') => Some(
-                std::fs::read_to_string(path)
-                    .map_err(|error| wrong(format!("cannot read {path}: {error}")))?,
-            ),
+            Some(path)
+                if !matches!(flag.name, "docker_registry" | "docker_config") && path.starts_with('/') =>
+            {
+                Some(
+                    std::fs::read_to_string(path)
+                        .map_err(|error| wrong(format!("cannot read {path}: {error}")))?,
+                )
+            }
             _ => None,
         };
         (flag.set)(self, content.as_deref().unwrap_or(text)).map_err(wrong)
@@ -816,8 +821,10 @@ mod tests {
         assert!(!format!("{config:?}").contains("hush"));
         let error = from(&[("docker_config", r#"{"auths":{"r.io":{"auth":"hush!"}}}"#)]).unwrap_err();
         assert!(!error.to_string().contains("hush"), "{error}");
-        let path = from(&[("docker_config", "/etc/x.json")]).unwrap().docker_config;
-        assert_eq!(path, Some(DockerConfigSource::Path("/etc/x.json".into())));
+        for text in ["/etc/x.json", "file:///etc/x.json"] {
+            let path = from(&[("docker_config", text)]).unwrap().docker_config;
+            assert_eq!(path, Some(DockerConfigSource::Path("/etc/x.json".into())));
+        }
         assert_eq!(from(&[("docker_registry", "file:///x")]).unwrap().docker_registry, "file:///x");
     }
 

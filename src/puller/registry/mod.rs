@@ -58,8 +58,9 @@ use keelblock_actors::ports::{Blob, Puller};
 pub use auth::AuthError;
 pub use client::RegistryClient;
 pub use credentials::{
-    AccessError, Credentials, DockerConfigError, DockerConfigSource, FileError, Found, HelperError, Login,
-    LoginFor, NoCredentials, ParseLoginError, Secret, Sources, Wanted, usual_places,
+    AccessError, Credentials, DockerConfig, DockerConfigError, DockerConfigSource, FileError, Found,
+    HelperError, Login, LoginFor, NoCredentials, ParseLoginError, Secret, Sources, UsualPlace, Wanted,
+    usual_places,
 };
 pub use endpoint::{Endpoint, EndpointError, InsecureRegistries, RegistryUrl, Scheme};
 pub use error::{Asked, RegistryError, Said, Tried};

@@ -21,10 +21,10 @@ use hyper::header::{HeaderValue, InvalidHeaderValue};
 use keelblock_actors::error::{Cause, quote};
 use keelblock_actors::image::access::Access;
 
-pub use docker_config::DockerConfigError;
+pub use docker_config::{DockerConfig, DockerConfigError};
 pub use file::FileError;
 pub use helper::HelperError;
-pub use places::usual_places;
+pub use places::{UsualPlace, usual_places};
 pub use sources::{AccessError, DockerConfigSource, Sources};
 
 /// A text that must not be printed.
