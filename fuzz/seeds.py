@@ -374,6 +374,17 @@ def texts():
     ]
     for number, text in enumerate(hosts):
         write("hosts", f"{number:02}", text)
+    configs = [
+        '{"auths":{"https://index.docker.io/v1/":{"auth":"dXNlcjpwYXNzd29yZA=="}}}',
+        '{"auths":{"r.io/team/app":{"username":"u","password":"p:q"},"r.io":{"identitytoken":"0123456789abcdef"}}}',
+        '{"auths":{"r.io:5000":{"auth":"MDAwMDo=","identitytoken":"t","registrytoken":"b"}},"credsStore":"pass"}',
+        '{"credHelpers":{"docker.io":"hub","1.dkr.ecr.eu-west-1.amazonaws.com":"ecr-login"},"credsStore":"secretservice"}',
+        '{"https://index.docker.io/v1/":{"auth":"dTpw","email":"x@y.z"},"r.io":{"auth":"dTpwAAAA"}}',
+        '{"auths":{"registry-1.docker.io/v2/":{},"http://h//x/":{"password":"p"}},"HttpHeaders":{"X":"y"}}',
+        '{"auths":{"r.io":{"auth":"no base64"}}}', '{"auths":[]}', "{}", "[1]", "hush", '{"auths":{"":{"password":"p"}}}',
+    ]
+    for number, text in enumerate(configs):
+        write("docker_config", f"{number:02}", text)
     paths = [
         "a/b", "./a//b/./c/", "/etc/passwd", "..", "a/../b", "...", ".wh.a", "d/.wh..hidden", ".wh..wh..opq", ".wh..wh.plnk",
         ".wh.", ".wh..", ".wh...", ".wh.../x", "a/.wh.b/c", ".wh..wh.", ".wh..wh..wh.x", ".", "", "///", "a\0b", "\xff",

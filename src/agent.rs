@@ -5,6 +5,7 @@
 //! they work from any tokio runtime.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use crate::provider::oci::OciProvider;
 use crate::puller::local::LocalPuller;
 use crate::puller::registry::{
     InsecureRegistries, Login, LoginFor, ParseLoginError, Proxies, RegistryClient, RegistryPuller,
-    RegistrySettings,
+    RegistrySettings, Sources, usual_places,
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
@@ -381,9 +382,12 @@ fn registry_settings(
     settings.hosts_dirs = config.registry_config_path.clone();
     settings.http2 = !config.disable_http2;
     settings.proxies = proxies(config);
-    if let Some(login) = &config.docker_auth {
-        settings.credentials = Arc::new(LoginFor { login: login.0.parse::<Login>()?, registries: None });
-    }
+    let login = config.docker_auth.as_ref().map(|login| login.0.parse::<Login>()).transpose()?;
+    let login = login.map(|login| LoginFor { login, registries: None });
+    let (uid, home) = caller();
+    let usual = usual_places(|name| std::env::var_os(name), uid, home);
+    let sources = Sources::new(login, config.docker_config.clone(), usual, &config.limits);
+    settings.credentials = Arc::new(sources);
     Ok(settings)
 }
 
@@ -395,4 +399,18 @@ fn proxies(config: &Config) -> Proxies {
         http: config.http_proxy.clone().map(Ok).or(environment.http),
         without: config.no_proxy.clone().unwrap_or(environment.without),
     }
+}
+
+/// The user outside of any user namespace of ours, and his home.
+fn caller() -> (u32, Option<PathBuf>) {
+    let inside = nix::unistd::getuid().as_raw();
+    let outside = IdMaps::read().uids.iter().find_map(|range| {
+        let at = inside.checked_sub(range.inside).filter(|&at| at < range.count)?;
+        range.outside.checked_add(at)
+    });
+    let uid = outside.unwrap_or(inside);
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    // Services are often started without it.
+    let home = home.or_else(|| Some(nix::unistd::User::from_uid(uid.into()).ok()??.dir));
+    (uid, home)
 }

@@ -12,7 +12,7 @@ use keelblock_actors::launch::CapabilitySet;
 
 use crate::limits::Limits;
 use crate::provider::manifest::Platform;
-use crate::puller::registry::{NoProxy, Proxy};
+use crate::puller::registry::{DockerConfigSource, NoProxy, Proxy};
 use crate::records::layout;
 use crate::store::{DiskStore, LayerForm, SyncMode};
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub authorize_stored_images: bool,
     /// Credentials `USER:PASSWORD` for registries.
     pub docker_auth: Option<Secret>,
+    /// The docker config that credentials are looked up in; `None` = those in the usual places.
+    pub docker_config: Option<DockerConfigSource>,
     /// More certificate authorities, PEM.
     pub registry_ca: Option<PathBuf>,
     /// Directories with a `hosts.toml` for each registry.
@@ -152,7 +154,7 @@ pub struct Flag {
 pub const SCRUB_RATE: u64 = 16 << 20;
 
 /// Flags whose values have passwords in them.
-const SECRET: [&str; 3] = ["docker_auth", "https_proxy", "http_proxy"];
+const SECRET: [&str; 4] = ["docker_auth", "docker_config", "https_proxy", "http_proxy"];
 
 const IMAGES: &str = "Images";
 const CONTAINERS: &str = "Containers";
@@ -344,7 +346,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         name: "docker_auth",
         value: "USER:PASSWORD",
-        help: "Credentials for registries that ask for some; file:///PATH reads them from a file",
+        help: "Credentials for registries that ask for some, whichever they are, but for no mirror; they count before those of --docker_config; file:///PATH reads them from a file",
         heading: IMAGES,
         set: |config, text| {
             let text = text.trim_end_matches('\n');
@@ -352,6 +354,24 @@ pub const FLAGS: &[Flag] = &[
                 return Err("expected USER:PASSWORD".to_owned());
             }
             config.docker_auth = Some(Secret(text.to_owned()));
+            Ok(())
+        },
+    },
+    Flag {
+        name: "docker_config",
+        value: "JSON|PATH",
+        help: "Credentials as `docker login` and `podman login` keep them: the JSON itself, a config.json, auth.json or .dockercfg, or a directory with a config.json. Entries by host or by repository (auths), and the helpers they name (credHelpers, credsStore) [default: $REGISTRY_AUTH_FILE; else $XDG_RUNTIME_DIR/containers/auth.json or /run/containers/UID/auth.json, $XDG_CONFIG_HOME/containers/auth.json, $DOCKER_CONFIG/config.json or ~/.docker/config.json, ~/.dockercfg]",
+        heading: IMAGES,
+        set: |config, text| {
+            let text = text.strip_prefix("file://").filter(|path| path.starts_with('/')).unwrap_or(text);
+            let source = DockerConfigSource::parse(text).map_err(|error| error.to_string())?;
+            config.docker_config = Some(match source {
+                DockerConfigSource::Path(path) => {
+                    let path = path.to_str().ok_or_else(|| "expected JSON or a path".to_owned())?;
+                    DockerConfigSource::Path(absolute(path)?)
+                }
+                text => text,
+            });
             Ok(())
         },
     },
@@ -618,6 +638,12 @@ pub const FLAGS: &[Flag] = &[
         "How long a registry's token is used, whatever it claims [default: 1h]",
         seconds
     ),
+    limit!(
+        credential_helper_timeout,
+        "SECS",
+        "Until a credential helper (docker-credential-NAME) has answered [default: 30]",
+        seconds
+    ),
     limit!(answer_bytes_max, "BYTES", "Size of a token server's or an error answer [default: 64K]", bytes),
 ];
 
@@ -636,6 +662,7 @@ impl Default for Config {
             image_pull_policy: None,
             authorize_stored_images: false,
             docker_auth: None,
+            docker_config: None,
             registry_ca: None,
             registry_config_path: Vec::new(),
             https_proxy: None,
@@ -711,12 +738,16 @@ impl Config {
             ConfigError::Value { flag: flag.name, value, reason, origin: origin.to_owned() }
         };
         // Mesos: a value file:///path stands for the content of that file. Not for the registry, where it is a
-        // place of its own right.
+        // place of its own right, nor for the docker config, which is read again when it changes.
         let content = match text.strip_prefix("file://") {
-            Some(path) if flag.name != "docker_registry" && path.starts_with('/') => Some(
-                std::fs::read_to_string(path)
-                    .map_err(|error| wrong(format!("cannot read {path}: {error}")))?,
-            ),
+            Some(path)
+                if !matches!(flag.name, "docker_registry" | "docker_config") && path.starts_with('/') =>
+            {
+                Some(
+                    std::fs::read_to_string(path)
+                        .map_err(|error| wrong(format!("cannot read {path}: {error}")))?,
+                )
+            }
             _ => None,
         };
         (flag.set)(self, content.as_deref().unwrap_or(text)).map_err(wrong)
@@ -893,6 +924,14 @@ mod tests {
         let config = from(&[("docker_auth", &format!("file://{}", file.display()))]).unwrap();
         assert_eq!(config.docker_auth, Some(Secret("me:hush".to_owned())));
         assert!(!format!("{config:?}").contains("hush"));
+        let config = from(&[("docker_config", r#"{"auths":{"r.io":{"username":"me","password":"hush"}}}"#)]);
+        assert!(!format!("{config:?}").contains("hush"));
+        let error = from(&[("docker_config", r#"{"auths":{"r.io":{"auth":"hush!"}}}"#)]).unwrap_err();
+        assert!(!error.to_string().contains("hush"), "{error}");
+        for text in ["/etc/x.json", "file:///etc/x.json"] {
+            let path = from(&[("docker_config", text)]).unwrap().docker_config;
+            assert_eq!(path, Some(DockerConfigSource::Path("/etc/x.json".into())));
+        }
         assert_eq!(from(&[("docker_registry", "file:///x")]).unwrap().docker_registry, "file:///x");
     }
 

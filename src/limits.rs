@@ -82,6 +82,8 @@ pub struct Limits {
     pub answer_bytes_max: u64,
     /// For how long a token of a registry is used, whatever lifetime its server claims. 1 h.
     pub token_lifetime_max: Duration,
+    /// For how long a credential helper may work. 30 s: some ask a server of their own, none should ask a person.
+    pub credential_helper_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -120,6 +122,7 @@ impl Default for Limits {
             stall_timeout: Duration::from_secs(60),
             answer_bytes_max: 64 << 10,
             token_lifetime_max: Duration::from_secs(3600),
+            credential_helper_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -48,6 +48,11 @@ pub fn hosts(bytes: &[u8]) {
     crate::puller::registry::fuzzing::hosts(bytes);
 }
 
+/// See `puller/registry/credentials/docker_config.rs`.
+pub fn docker_config(bytes: &[u8]) {
+    crate::puller::registry::fuzzing::docker_config(bytes);
+}
+
 /// See `provider/archive/fuzzing.rs`.
 pub fn archive(bytes: &[u8]) {
     crate::provider::archive::fuzzing::archive(bytes);
@@ -57,11 +62,12 @@ pub fn archive(bytes: &[u8]) {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("archive", archive),
     ("blob", blob),
     ("challenge", challenge),
     ("config", config),
+    ("docker_config", docker_config),
     ("hosts", hosts),
     ("inflate", inflate),
     ("layers", layers),

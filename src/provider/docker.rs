@@ -148,7 +148,9 @@ impl Provider for DockerProvider {
     fn resolve(&self, request: ImageRequest) -> BoxFuture<'static, Result<ImagePlan, ResolveError>> {
         let name = self.source.canonical(&request.name);
         match name.clone() {
-            ImageName::Docker(reference) => Box::pin(self.registries.resolve(name, reference)),
+            ImageName::Docker(reference) => {
+                Box::pin(self.registries.resolve(name, reference, request.access))
+            }
             ImageName::DockerArchive { path, reference } => {
                 let handle = self.registries.handle();
                 reading(handle, &self.archives, move |archives| {
@@ -173,7 +175,7 @@ impl Provider for DockerProvider {
         match self.source.canonical(&request.name) {
             ImageName::Docker(reference) => {
                 let manifest = plan.identity.manifest.clone();
-                Box::pin(self.registries.authorize(request.name, reference, manifest))
+                Box::pin(self.registries.authorize(request.name, reference, manifest, request.access))
             }
             // Files are read by whoever may read them, each time.
             _ => Box::pin(async { Ok(()) }),

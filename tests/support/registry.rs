@@ -33,6 +33,8 @@ pub struct Seen {
     pub query: String,
     pub authorization: Option<String>,
     pub accept: Option<String>,
+    /// What a POST carries.
+    pub body: String,
 }
 
 /// What is sent of a body, and what then happens.
@@ -281,7 +283,11 @@ async fn answer(
         query: request.uri().query().unwrap_or_default().to_owned(),
         authorization: header("authorization"),
         accept: header("accept"),
+        body: String::new(),
     };
+    let sent = http_body_util::BodyExt::collect(request.into_body()).await;
+    let sent = sent.map(|body| body.to_bytes()).unwrap_or_default();
+    let seen = Seen { body: String::from_utf8_lossy(&sent).into_owned(), ..seen };
     let (scripts, stored) = {
         let mut state = state.lock().unwrap();
         state.seen.push(seen.clone());

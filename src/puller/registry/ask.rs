@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::Task;
 use super::auth::Grant;
-use super::client::State;
+use super::client::Session;
 use super::endpoint::{Endpoint, Scheme};
-use super::error::{Asked, RegistryError, Said, Tried};
+use super::error::{Asked, RegistryError, Tried};
 use super::failure::HttpError;
 use super::hosts_toml::HostsFile;
 use super::http::{Answer, Outgoing};
@@ -77,7 +77,7 @@ pub(super) struct Served {
     pub(super) endpoint: Endpoint,
 }
 
-impl State {
+impl Session {
     /// The answer of the first server that has one: mirrors in their order, then the registry itself. A server that fails
     /// is asked again after a pause if it is the last, and soon left for the next if not.
     ///
@@ -244,7 +244,8 @@ impl State {
             .address(&question.what)
             .ok_or_else(|| RegistryError::Address { asked: asked.clone() })?;
         let server = &endpoint.host.server;
-        let mut grant = self.authorizer.known(endpoint).await;
+        let access = self.access.as_ref();
+        let mut grant = self.authorizer.known(endpoint, access).await;
         let mut renewed = false;
         loop {
             debug!(self.log, "asking registry"; "host" => server, "what" => %asked);
@@ -276,8 +277,26 @@ impl State {
                 401 if !renewed && !answer.redirected => {
                     // The token may lie at the same server, which may have no slot left but this one.
                     answer.body.release();
-                    let fresh = self.authorizer.renewed(&self.http, endpoint, &grant, &answer).await;
+                    let fresh =
+                        self.authorizer.renewed(&self.http, endpoint, access, &grant, &answer.headers).await;
+                    let fresh =
+                        fresh.map_err(|source| RegistryError::Auth { asked: asked.clone(), source })?;
+                    // The same again would be refused again, and counted against whoever it is.
+                    if fresh.header().is_some() && fresh.header() == grant.header() {
+                        return Err(self.refusal(asked, endpoint, answer, &fresh).await);
+                    }
+                    grant = fresh;
+                    renewed = true;
+                    answer.body.drain().await;
+                }
+                // Some refuse strangers without asking who they are, or hide from them what there is.
+                403 | 404 if !renewed && grant.header().is_none() && !answer.redirected => {
+                    answer.body.release();
+                    let fresh = self.authorizer.unasked(&self.http, endpoint, access, &grant).await;
                     grant = fresh.map_err(|source| RegistryError::Auth { asked: asked.clone(), source })?;
+                    if grant.header().is_none() {
+                        return Err(self.refusal(asked, endpoint, answer, &grant).await);
+                    }
                     renewed = true;
                     answer.body.drain().await;
                 }
@@ -297,7 +316,7 @@ impl State {
         let content_type = answer.header(header::CONTENT_TYPE).map(str::to_owned);
         let wait = retry_after(answer.header(header::RETRY_AFTER));
         let body = answer.body.beginning(self.settings.limits.answer_bytes_max).await;
-        let said = Said::in_body(&body, content_type.as_deref());
+        let said = grant.said(&body, content_type.as_deref());
         let (asked, credentials) = (asked.clone(), grant.credentials.clone());
         match status {
             401 | 403 => RegistryError::Denied { asked, status, said, credentials },

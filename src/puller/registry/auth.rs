@@ -1,31 +1,30 @@
 //! What answers a 401: anonymous tokens, tokens for credentials, Basic.
 //!
 //! A grant (the `Authorization` of one repository at one server) is shown to that server alone. Credentials are chosen by the
-//! registry that was asked for, never by where its challenge points, and never travel over plain http to a registry that is
-//! spoken to over TLS. Errors name credentials by where they come from.
+//! host that is asked, never by where its challenge points; they never travel over plain http to where nobody allowed it
+//! (`--docker_insecure_registries`), nor to a token server over plain http when the registry is spoken to over TLS. Errors name
+//! credentials by where they come from, and what servers say is repeated without them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::Uri;
-use hyper::header::HeaderValue;
+use hyper::header::{self, HeaderMap, HeaderValue};
 use keelblock_actors::error::{Cause, quote};
-use serde::Deserialize;
+use keelblock_actors::image::access::Access;
 use tokio::time::Instant;
 
+use super::RegistrySettings;
 use super::challenge::{self, Challenge};
-use super::credentials::{Credentials, Login, named};
-use super::endpoint::{Endpoint, Scheme};
+use super::credentials::{Credentials, Found, Login, NOBODY, Wanted, named, sensitive, wipe};
+use super::endpoint::{Endpoint, InsecureRegistries, Scheme};
 use super::error::Said;
 use super::failure::HttpError;
-use super::http::{Answer, Http, Outgoing};
-use super::location;
+use super::http::{Http, Outgoing};
 use super::retry;
+use super::token::{self, Asking};
 use crate::limits::Limits;
 
-/// Lifetime of a token whose server states none: the distribution spec's default.
-const LIFETIME: Duration = Duration::from_secs(60);
 /// A token this close to its end is not used for a new request.
 const MARGIN: Duration = Duration::from_secs(5);
 /// Grants kept before expired ones are looked for.
@@ -73,10 +72,20 @@ pub enum AuthError {
         server: String,
     },
     /// It must be told who we are, and nobody told us.
-    #[error("it wants a user name and password; give --docker_auth USER:PASSWORD")]
-    NoLogin,
+    #[error("asked {0}: it wants a user name and password; give --docker_auth USER:PASSWORD")]
+    NoLogin(String),
+    /// Secrets would travel for everybody to read.
+    #[error(
+        "credentials ({credentials}) are not sent to {server} over plain http, where anybody on the way can read them; let it speak TLS, or add it to --docker_insecure_registries"
+    )]
+    PlainHttp {
+        /// `host:port`, of the registry or its token server.
+        server: String,
+        /// Whose.
+        credentials: String,
+    },
     /// See [`Credentials::login`].
-    #[error("cannot read the credentials for it")]
+    #[error("cannot find out who to be there")]
     Credentials(#[source] Cause),
 }
 
@@ -97,6 +106,8 @@ pub(super) struct Grant {
     header: Option<HeaderValue>,
     /// For messages: `without credentials`, `as USER of --docker_auth`.
     pub(super) credentials: String,
+    /// What it was made of.
+    login: Option<Arc<Login>>,
     until: Option<Instant>,
     /// Counts renewals, so that of many requests refused at once one renews.
     generation: u64,
@@ -104,7 +115,7 @@ pub(super) struct Grant {
 
 impl Grant {
     fn nothing() -> Self {
-        Self { header: None, credentials: named(None), until: None, generation: 0 }
+        Self { header: None, credentials: NOBODY.to_owned(), login: None, until: None, generation: 0 }
     }
 
     /// The `Authorization` header, if there is one to show.
@@ -115,101 +126,202 @@ impl Grant {
     fn is_valid(&self) -> bool {
         self.until.is_none_or(|until| Instant::now() + MARGIN < until)
     }
+
+    /// The words in an answer to this, without what they may repeat of it.
+    pub(super) fn said(&self, body: &[u8], content_type: Option<&str>) -> Said {
+        let shown = self.header.as_ref().and_then(|header| header.to_str().ok());
+        let secret = shown.and_then(|text| text.split_once(' ')).map_or("", |(_, secret)| secret);
+        said(body, content_type, self.login.as_deref(), secret)
+    }
 }
 
-/// Server, scheme and repository: what a grant is good for.
-type GrantKey = (String, Scheme, String);
+/// The words in an answer of a server that these secrets were shown to, without them.
+pub(super) fn said(body: &[u8], content_type: Option<&str>, login: Option<&Login>, secret: &str) -> Said {
+    let wiped = |text: &str| {
+        let text = wipe(text, secret);
+        login.map_or(text.clone(), |login| login.wiped(&text))
+    };
+    // Before anything is cut, so that no half of a secret is left.
+    let body = wiped(&String::from_utf8_lossy(body));
+    let Said(text) = Said::in_body(body.as_bytes(), content_type);
+    Said(text.map(|text| wiped(&text)))
+}
+
+/// What a grant is good for: server, scheme, repository, whether it is asked as a mirror, and who asks.
+type GrantKey = (String, Scheme, String, bool, Option<Access>);
 type Slot = Arc<tokio::sync::Mutex<Grant>>;
 
 /// The grants, and how to get them.
 pub(super) struct Authorizer {
     credentials: Arc<dyn Credentials>,
+    insecure: InsecureRegistries,
     limits: Limits,
     grants: Mutex<HashMap<GrantKey, Slot>>,
 }
 
 impl Authorizer {
-    pub(super) fn new(credentials: Arc<dyn Credentials>, limits: Limits) -> Self {
-        Self { credentials, limits, grants: Mutex::default() }
+    pub(super) fn new(settings: &RegistrySettings) -> Self {
+        Self {
+            credentials: settings.credentials.clone(),
+            insecure: settings.insecure.clone(),
+            limits: settings.limits.clone(),
+            grants: Mutex::default(),
+        }
     }
 
     /// What to show with a first request: the grant of an earlier one, or nothing.
-    pub(super) async fn known(&self, endpoint: &Endpoint) -> Grant {
-        let slot = self.slot(endpoint);
+    pub(super) async fn known(&self, endpoint: &Endpoint, access: Option<&Access>) -> Grant {
+        let slot = self.slot(endpoint, access);
         let grant = slot.lock().await.clone();
         if grant.is_valid() { grant } else { Grant { header: None, ..grant } }
     }
 
-    /// What to show after a 401 to `used`.
+    /// What to show after a 401 to `used`, whose headers are `refusal`.
     pub(super) async fn renewed(
         &self,
         http: &Http,
         endpoint: &Endpoint,
+        access: Option<&Access>,
         used: &Grant,
-        refusal: &Answer,
+        refusal: &HeaderMap,
     ) -> Result<Grant, AuthError> {
-        let slot = self.slot(endpoint);
+        let slot = self.slot(endpoint, access);
         // Held while the token is fetched: whoever waits here wants that very token.
         let mut grant = slot.lock().await;
         if grant.generation != used.generation && grant.header.is_some() && grant.is_valid() {
             return Ok(grant.clone());
         }
-        let login = self.credentials.login(&endpoint.registry).await.map_err(AuthError::Credentials)?;
-        let headers = refusal.headers.get_all(hyper::header::WWW_AUTHENTICATE);
-        let texts: Vec<_> = headers.iter().map(|text| String::from_utf8_lossy(text.as_bytes())).collect();
-        let challenges: Vec<Challenge> = texts.iter().flat_map(|text| challenge::parse(text)).collect();
-        let of = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
-        let mut fresh = if let Some(bearer) = of("bearer") {
-            self.token(http, endpoint, bearer, login).await?
-        } else if of("basic").is_some() {
-            let login = login.ok_or(AuthError::NoLogin)?;
-            Grant { header: Some(basic(&login)?), credentials: named(Some(&login)), ..Grant::nothing() }
-        } else {
-            return Err(AuthError::NoChallenge(quote(&texts.join(", "))));
+        let challenges = Challenges::of(refusal);
+        let anew = used.header.is_some();
+        let found = self.find(endpoint, access, anew).await?;
+        let login = found.login.clone();
+        let mut fresh = match self.answer(http, endpoint, found, &challenges).await {
+            // What was remembered of a helper may have ended.
+            Err(refused @ AuthError::Refused { status: 401 | 403, .. }) if login.is_some() && !anew => {
+                let newer = self.find(endpoint, access, true).await?;
+                if newer.login == login {
+                    return Err(refused);
+                }
+                self.answer(http, endpoint, newer, &challenges).await?
+            }
+            answer => answer?,
         };
         fresh.generation = grant.generation + 1;
         *grant = fresh.clone();
         Ok(fresh)
     }
 
-    async fn token(
+    /// What to show after a 403 or 404 to a request that showed nothing: what the API itself asks for, if we have credentials.
+    /// Without any the grant is empty, and names the places that have none.
+    pub(super) async fn unasked(
         &self,
         http: &Http,
         endpoint: &Endpoint,
-        challenge: &Challenge,
-        login: Option<Login>,
+        access: Option<&Access>,
+        used: &Grant,
     ) -> Result<Grant, AuthError> {
-        let address = token_address(endpoint, challenge)?;
-        let server = location::authority(&address);
-        let authorization = login.as_ref().map(basic).transpose()?;
-        let failed = |source| AuthError::Http { server: server.clone(), source };
-        let answer = http.send(Outgoing { authorization, ..Outgoing::get(address) }).await.map_err(failed)?;
-        let status = answer.status.as_u16();
-        let limit = self.limits.answer_bytes_max;
-        if status != 200 {
-            let content_type = answer.header(hyper::header::CONTENT_TYPE).map(str::to_owned);
-            let said = Said::in_body(&answer.body.beginning(limit).await, content_type.as_deref());
-            return Err(AuthError::Refused { server, status, said, credentials: named(login.as_ref()) });
+        let slot = self.slot(endpoint, access);
+        let mut grant = slot.lock().await;
+        if grant.generation != used.generation && grant.header.is_some() && grant.is_valid() {
+            return Ok(grant.clone());
         }
-        let body = answer.body.whole(limit, Some("answer_bytes_max")).await.map_err(failed)?;
-        let no_token = || AuthError::NoToken { server: server.clone() };
-        // What serde_json says of a body that holds a secret is not repeated.
-        let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| no_token())?;
-        let lifetime = answer.lifetime().min(self.limits.token_lifetime_max);
-        let token = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
-        let token = token.ok_or_else(no_token)?;
-        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| no_token())?;
-        header.set_sensitive(true);
-        Ok(Grant {
-            header: Some(header),
-            credentials: named(login.as_ref()),
-            until: Some(Instant::now() + lifetime),
-            generation: 0,
-        })
+        let found = self.find(endpoint, access, false).await?;
+        let credentials = named(&endpoint.host.name, &found);
+        let Some(login) = found.login.as_ref() else { return Ok(Grant { credentials, ..Grant::nothing() }) };
+        let challenge = match endpoint.base() {
+            Some(base) => {
+                let ping = Outgoing {
+                    private: endpoint.host.headers.clone(),
+                    trust: Arc::clone(&endpoint.host.trust),
+                    ..Outgoing::get(base)
+                };
+                http.send(ping).await.ok().filter(|answer| answer.status == 401 && !answer.redirected)
+            }
+            None => None,
+        };
+        let mut fresh = match challenge {
+            Some(challenge) => {
+                // Of its scope only the registry knows which repository it has in mind.
+                let challenges = Challenges::of(&challenge.headers).without_scope();
+                self.answer(http, endpoint, found, &challenges).await?
+            }
+            None => match shown_as_it_is(login)? {
+                Some(header) => self.lasting(header, credentials, login.clone()),
+                // An identity token is for a token server, and nobody named one.
+                None => return Ok(Grant { credentials, ..Grant::nothing() }),
+            },
+        };
+        fresh.generation = grant.generation + 1;
+        *grant = fresh.clone();
+        Ok(fresh)
     }
 
-    fn slot(&self, endpoint: &Endpoint) -> Slot {
-        let key = (endpoint.host.server.clone(), endpoint.host.scheme, endpoint.repository.clone());
+    async fn find(
+        &self,
+        endpoint: &Endpoint,
+        access: Option<&Access>,
+        anew: bool,
+    ) -> Result<Found, AuthError> {
+        let host = &endpoint.host;
+        let wanted =
+            Wanted { host: &host.name, repository: &endpoint.repository, mirror: host.mirror, access, anew };
+        let found = self.credentials.login(wanted).await.map_err(AuthError::Credentials)?;
+        if found.login.is_some()
+            && host.scheme == Scheme::Http
+            && !(self.insecure.may_see_secrets(&host.server) || self.insecure.may_see_secrets(&host.name))
+        {
+            let (server, credentials) = (host.server.clone(), named(&host.name, &found));
+            return Err(AuthError::PlainHttp { server, credentials });
+        }
+        Ok(found)
+    }
+
+    /// The grant that a challenge asks for.
+    async fn answer(
+        &self,
+        http: &Http,
+        endpoint: &Endpoint,
+        found: Found,
+        challenges: &Challenges,
+    ) -> Result<Grant, AuthError> {
+        let credentials = named(&endpoint.host.name, &found);
+        if let Some(login) = found.login.as_ref().filter(|login| login.registry_token.is_some())
+            && let Some(header) = shown_as_it_is(login)?
+        {
+            return Ok(self.lasting(header, credentials, login.clone()));
+        }
+        if let Some(bearer) = challenges.by("bearer") {
+            let asking = Asking {
+                http,
+                endpoint,
+                login: found.login.as_ref(),
+                credentials: &credentials,
+                insecure: &self.insecure,
+                limits: &self.limits,
+            };
+            let token = token::get(&asking, bearer).await?;
+            let until = Some(Instant::now() + token.lifetime);
+            let login = found.login.map(Arc::new);
+            Ok(Grant { header: Some(token.header), credentials, login, until, generation: 0 })
+        } else if challenges.by("basic").is_some() {
+            let Some(login) = found.login else { return Err(AuthError::NoLogin(credentials)) };
+            let header = login.basic().transpose().ok().flatten();
+            let header = header.ok_or_else(|| AuthError::NoLogin(credentials.clone()))?;
+            Ok(self.lasting(header, credentials, login))
+        } else {
+            Err(AuthError::NoChallenge(quote(&challenges.text)))
+        }
+    }
+
+    /// A grant that has no end of its own. It is made anew now and then, so that what nobody asks for any more can go.
+    fn lasting(&self, header: HeaderValue, credentials: String, login: Login) -> Grant {
+        let until = Some(Instant::now() + self.limits.token_lifetime_max);
+        Grant { header: Some(header), credentials, login: Some(Arc::new(login)), until, generation: 0 }
+    }
+
+    fn slot(&self, endpoint: &Endpoint, access: Option<&Access>) -> Slot {
+        let Endpoint { host, repository, .. } = endpoint;
+        let key = (host.server.clone(), host.scheme, repository.clone(), host.mirror, access.cloned());
         let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
         if grants.len() > GRANTS_BEFORE_SWEEP && !grants.contains_key(&key) {
             grants.retain(|_, slot| {
@@ -221,143 +333,109 @@ impl Authorizer {
     }
 }
 
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<serde_json::Value>,
+/// In which ways an answer says that one may authenticate.
+struct Challenges {
+    parsed: Vec<Challenge>,
+    text: String,
 }
 
-impl TokenAnswer {
-    /// As stated, in seconds, number or text; else the default.
-    fn lifetime(&self) -> Duration {
-        let stated = self.expires_in.as_ref().and_then(|stated| match stated {
-            serde_json::Value::String(text) => text.parse().ok(),
-            other => other.as_u64(),
-        });
-        stated.filter(|&seconds| seconds > 0).map_or(LIFETIME, Duration::from_secs)
+impl Challenges {
+    fn of(headers: &HeaderMap) -> Self {
+        let headers = headers.get_all(header::WWW_AUTHENTICATE);
+        let texts: Vec<_> = headers.iter().map(|text| String::from_utf8_lossy(text.as_bytes())).collect();
+        let parsed = texts.iter().flat_map(|text| challenge::parse(text)).collect();
+        Self { parsed, text: texts.join(", ") }
+    }
+
+    fn without_scope(mut self) -> Self {
+        self.parsed.iter_mut().for_each(|challenge| challenge.remove("scope"));
+        self
+    }
+
+    fn by(&self, scheme: &str) -> Option<&Challenge> {
+        self.parsed.iter().find(|challenge| challenge.scheme == scheme)
     }
 }
 
-/// `realm?service=...&scope=...`; the realm may have a query of its own. Without a scope the right to pull is asked for.
-fn token_address(endpoint: &Endpoint, challenge: &Challenge) -> Result<Uri, AuthError> {
-    let realm = challenge.parameter("realm").unwrap_or_default();
-    let wrong = |why| {
-        let shown = realm.split(['?', '#']).next().unwrap_or_default();
-        let shown = shown.rsplit_once('@').map_or(shown, |(_, rest)| rest);
-        AuthError::Realm { realm: quote(shown), why }
+/// What a registry takes without a token server in between.
+fn shown_as_it_is(login: &Login) -> Result<Option<HeaderValue>, AuthError> {
+    let header = match &login.registry_token {
+        Some(token) => Some(sensitive(&format!("Bearer {}", token.text()))),
+        None => login.basic(),
     };
-    let mut address = realm.split('#').next().unwrap_or_default().to_owned();
-    let mut separator = match address.contains('?') {
-        true if address.ends_with(['?', '&']) => "",
-        true => "&",
-        false => "?",
-    };
-    let mut add = |name: &str, value: &str| {
-        address.push_str(separator);
-        address.push_str(name);
-        address.push('=');
-        encode(value, &mut address);
-        separator = "&";
-    };
-    if let Some(service) = challenge.parameter("service") {
-        add("service", service);
-    }
-    match challenge.parameter("scope") {
-        Some(scopes) => scopes.split_ascii_whitespace().for_each(|scope| add("scope", scope)),
-        None => add("scope", &format!("repository:{}:pull", endpoint.repository)),
-    }
-    let address = address.parse().map_err(|_| wrong("that is no address"))?;
-    let address = location::checked(address).map_err(wrong)?;
-    if endpoint.host.scheme == Scheme::Https && address.scheme_str() != Some("https") {
-        return Err(wrong("that is plain http, and the registry itself is not"));
-    }
-    Ok(address)
-}
-
-/// A header cannot fail to be made of base64.
-fn basic(login: &Login) -> Result<HeaderValue, AuthError> {
-    login.basic().map_err(|_| AuthError::NoLogin)
-}
-
-/// Percent-encoding of a value in a query (RFC 3986 section 2.3); what token servers see often stays readable.
-fn encode(value: &str, into: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte) {
-            into.push(char::from(byte));
-        } else {
-            into.push('%');
-            into.push(char::from(HEX[usize::from(byte >> 4)]));
-            into.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-    }
+    header.transpose().map_err(|_| {
+        let why = format!("the token of {} has characters that no header may have", login.source);
+        AuthError::Credentials(why.into())
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::hosts::Host;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::ask::Question;
+    use super::super::error::{Asked, RegistryError};
+    use super::super::test_registry::{Reply, TestRegistry};
+    use super::super::{LoginFor, RegistryClient, RegistrySettings};
     use super::*;
 
-    fn address(scheme: Scheme, challenge: &str) -> Result<String, String> {
-        let host = Arc::new(Host::own("r.io", scheme));
-        let endpoint = Endpoint { registry: "r.io".into(), repository: "a/b".into(), host };
-        let challenge = challenge::parse(challenge).remove(0);
-        token_address(&endpoint, &challenge).map(|uri| uri.to_string()).map_err(|error| error.to_string())
+    fn client() -> RegistryClient {
+        let mut settings = RegistrySettings::new(Limits { retries_max: 0, ..Limits::default() });
+        settings.credentials = Arc::new(LoginFor { login: "u:p".parse().unwrap(), registries: None });
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        RegistryClient::new(settings, tokio::runtime::Handle::current(), log)
     }
 
-    #[test]
-    fn the_address_of_a_token_is_made_of_the_challenge() {
-        let https = |challenge| address(Scheme::Https, challenge).unwrap();
-        assert_eq!(
-            https(r#"Bearer realm="https://auth.io/token",service="r.io",scope="repository:a/b:pull,push""#),
-            "https://auth.io/token?service=r.io&scope=repository:a/b:pull,push"
-        );
-        assert_eq!(
-            https(r#"Bearer realm="https://auth.io/t?x=1""#),
-            "https://auth.io/t?x=1&scope=repository:a/b:pull"
-        );
-        assert_eq!(
-            https(r#"Bearer realm="https://auth.io/t?",service="a b&c=d#é",scope="x  y""#),
-            "https://auth.io/t?service=a%20b%26c%3Dd%23%C3%A9&scope=x&scope=y"
-        );
-        assert_eq!(
-            address(Scheme::Http, r#"Bearer realm="http://127.0.0.1:1/t",scope=s"#).unwrap(),
-            "http://127.0.0.1:1/t?scope=s"
-        );
+    /// The rest of a blob, as whoever resumes asks for it.
+    fn rest(registry: &TestRegistry, from: usize) -> Question {
+        let asked =
+            Asked { what: "blob", name: "b".into(), repository: "app".into(), registry: registry.host() };
+        let range = HeaderValue::from_str(&format!("bytes={from}-")).unwrap();
+        Question::get(asked, "blobs/b".into()).header(header::RANGE, range)
     }
 
-    #[test]
-    fn realms_that_are_no_token_server_are_refused() {
-        for (realm, why) in [
-            ("", "no address"),
-            ("/token", "neither http nor https"),
-            ("ftp://auth.io/t", "neither http nor https"),
-            ("https://u:secret@auth.io/t", "user name"),
-            ("https://a b/", "no address"),
-            ("http://auth.io/t?sig=secret", "plain http"),
-        ] {
-            let error = address(Scheme::Https, &format!("Bearer realm=\"{realm}\"")).unwrap_err();
-            assert!(error.contains(why), "{realm}: {error}");
-            assert!(!error.contains("secret"), "{error}");
+    #[tokio::test]
+    async fn a_token_that_dies_in_the_middle_of_a_layer_is_renewed_once_for_all_who_resume() {
+        let (registry, server) = (TestRegistry::start(), TestRegistry::start());
+        let (valid, given) = (Arc::new(Mutex::new(Vec::new())), AtomicUsize::new(0));
+        registry.demand_bearer(format!("{}/token", server.url()), valid.clone());
+        registry.on("/v2/app/blobs/b", Reply::new(206, "rest"));
+        let giving = valid.clone();
+        server.script(move |_| {
+            let token = format!("t{}", given.fetch_add(1, Ordering::SeqCst));
+            giving.lock().unwrap().push(token.clone());
+            Some(Reply::new(200, format!(r#"{{"token":"{token}","expires_in":3000}}"#)))
+        });
+        let client = client();
+        let session = client.session(None);
+        for round in 1..=5 {
+            let all = (0..4).map(|part| {
+                let (session, question) = (session.clone(), rest(&registry, part));
+                async move { session.get(&question).await.map(|served| served.answer.status.as_u16()) }
+            });
+            for status in futures_util::future::join_all(all).await {
+                assert_eq!(status.unwrap(), 206);
+            }
+            assert_eq!(server.seen().len(), round, "all who were refused at once share one new token");
+            valid.lock().unwrap().clear();
         }
     }
 
-    #[test]
-    fn lifetimes_are_read_in_every_form() {
-        let lifetime = |text: &str| serde_json::from_str::<TokenAnswer>(text).unwrap().lifetime().as_secs();
-        assert_eq!(lifetime(r#"{"expires_in":300}"#), 300);
-        assert_eq!(lifetime(r#"{"expires_in":"300"}"#), 300);
-        for text in [
-            "{}",
-            r#"{"expires_in":-1}"#,
-            r#"{"expires_in":0}"#,
-            r#"{"expires_in":1.5}"#,
-            r#"{"expires_in":[]}"#,
-        ] {
-            assert_eq!(lifetime(text), 60, "{text}");
+    #[tokio::test]
+    async fn a_renewed_token_that_is_refused_too_ends_the_question() {
+        let (registry, server) = (TestRegistry::start(), TestRegistry::start());
+        registry.demand_bearer(format!("{}/token", server.url()), Arc::default());
+        let given = AtomicUsize::new(0);
+        server.script(move |_| {
+            let token = given.fetch_add(1, Ordering::SeqCst);
+            Some(Reply::new(200, format!(r#"{{"token":"t{token}"}}"#)))
+        });
+        let session = client().session(None);
+        for asked in [2, 4] {
+            let error = session.get(&rest(&registry, 0)).await.err().unwrap();
+            assert!(matches!(error, RegistryError::Denied { status: 401, .. }), "{error}");
+            assert_eq!(registry.seen().len(), asked);
         }
-        // Added to the clock only after the cap of token_lifetime_max.
-        assert_eq!(lifetime(r#"{"expires_in":18446744073709551615}"#), u64::MAX);
+        assert_eq!(server.seen().len(), 2);
     }
 }

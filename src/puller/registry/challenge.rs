@@ -19,6 +19,11 @@ impl Challenge {
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
+    /// Takes a parameter out.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.parameters.retain(|(key, _)| key != name);
+    }
+
     /// All of them.
     #[cfg(feature = "fuzzing")]
     pub(super) fn parameters(&self) -> &[(String, String)] {

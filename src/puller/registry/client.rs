@@ -5,12 +5,14 @@
 //! digests as in all else.
 
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
 use hyper::Method;
 use hyper::header::{self, HeaderName, HeaderValue};
 use keelblock_actors::error::{ResolveError, quote};
+use keelblock_actors::image::access::Access;
 use keelblock_actors::image::digest::Digest;
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{ImageIdentity, ImagePlan, LayerSource};
@@ -60,6 +62,22 @@ pub(super) struct State {
     pub(super) hosts: Arc<HostsDirs>,
 }
 
+/// What one pull works with: all that clients share, and what came with its image.
+#[derive(Clone)]
+pub(super) struct Session {
+    state: Arc<State>,
+    /// Who asks, if not the agent.
+    pub(super) access: Option<Access>,
+}
+
+impl Deref for Session {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
 /// A repository, with every default of its name filled in.
 pub(super) struct Place {
     registry: String,
@@ -85,7 +103,7 @@ impl RegistryClient {
     pub fn new(settings: RegistrySettings, handle: Handle, log: Logger) -> Self {
         let http = Http::new(&settings);
         let hosts = Arc::new(HostsDirs::new(settings.hosts_dirs.clone(), log.clone()));
-        let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
+        let authorizer = Authorizer::new(&settings);
         Self {
             handle,
             state: Arc::new(State {
@@ -106,8 +124,13 @@ impl RegistryClient {
         &self.handle
     }
 
+    pub(super) fn session(&self, access: Option<Access>) -> Session {
+        Session { state: Arc::clone(&self.state), access }
+    }
+
     /// The plan of the image that a reference means now, under the name `name`: manifest and config fetched and verified, indexes
-    /// followed to this machine's platform. Its layers come from the same registry.
+    /// followed to this machine's platform. Its layers come from the same registry. `access` is what came with the image, and
+    /// then is in the place of the credentials of the settings.
     ///
     /// # Errors
     /// [`ResolveError::NotFound`] when the registry has no such manifest, else [`ResolveError::Failed`]; the source of both is
@@ -119,8 +142,9 @@ impl RegistryClient {
         &self,
         name: ImageName,
         reference: Reference,
+        access: Option<Access>,
     ) -> impl Future<Output = Result<ImagePlan, ResolveError>> + Send + 'static {
-        let state = self.state.clone();
+        let state = self.session(access);
         let image = name.clone();
         let place = state.place(&reference);
         let asked = asked(&place, "manifest", name_of(&reference));
@@ -156,11 +180,13 @@ impl RegistryClient {
         image: ImageName,
         reference: Reference,
         manifest: Digest,
+        access: Option<Access>,
     ) -> impl Future<Output = Result<(), ResolveError>> + Send + 'static {
-        let asked = asked(&self.state.place(&reference), "manifest", manifest.to_string());
+        let session = self.session(access);
+        let asked = asked(&session.place(&reference), "manifest", manifest.to_string());
         let question = Question::get(asked, format!("manifests/{manifest}"))
             .header(header::ACCEPT, HeaderValue::from_static(ACCEPT));
-        let gives = self.gives(question);
+        let gives = self.gives(session, question);
         async move { gives.await.map_err(|error| ResolveError::NotAuthorized { image, source: error.into() }) }
     }
 
@@ -169,17 +195,22 @@ impl RegistryClient {
         &self,
         reference: Reference,
         digest: Digest,
+        access: Option<Access>,
     ) -> impl Future<Output = Result<(), RegistryError>> + Send + 'static {
-        let asked = asked(&self.state.place(&reference), "blob", digest.to_string());
-        self.gives(Question::get(asked, format!("blobs/{digest}")))
+        let session = self.session(access);
+        let asked = asked(&session.place(&reference), "blob", digest.to_string());
+        self.gives(session, Question::get(asked, format!("blobs/{digest}")))
     }
 
     /// Whether the registry itself has an answer to this question; what it is, is not asked for.
-    fn gives(&self, question: Question) -> impl Future<Output = Result<(), RegistryError>> + Send + 'static {
-        let state = self.state.clone();
+    fn gives(
+        &self,
+        session: Session,
+        question: Question,
+    ) -> impl Future<Output = Result<(), RegistryError>> + Send + 'static {
         let context = question.asked.clone();
         let question = Question { need: Need::Authorize, method: Method::HEAD, ..question };
-        let task = Task::spawn(&self.handle, async move { state.get(&question).await.map(|_| ()) });
+        let task = Task::spawn(&self.handle, async move { session.get(&question).await.map(|_| ()) });
         async move {
             let lost = |why: tokio::task::JoinError| {
                 Err(RegistryError::Lost { asked: context, why: quote(&why.to_string()) })
@@ -198,8 +229,9 @@ impl RegistryClient {
         reference: Reference,
         digest: Digest,
         size: Option<u64>,
+        access: Option<Access>,
     ) -> impl Future<Output = Result<Blob, RegistryError>> + Send + 'static {
-        let state = self.state.clone();
+        let state = self.session(access);
         let place = state.place(&reference);
         let asked = asked(&place, "blob", digest.to_string());
         let context = asked.clone();
@@ -219,7 +251,7 @@ impl RegistryClient {
     }
 }
 
-impl State {
+impl Session {
     fn place(&self, reference: &Reference) -> Place {
         let canonical = reference.canonical();
         Place {

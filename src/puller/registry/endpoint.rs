@@ -113,6 +113,12 @@ impl FromStr for InsecureRegistries {
 }
 
 impl InsecureRegistries {
+    /// Whether secrets may travel in plain http to this `host[:port]`: nobody listens on loopback, and elsewhere somebody said
+    /// that it is all right.
+    pub(super) fn may_see_secrets(&self, server: &str) -> bool {
+        is_loopback(server) || self.contains(server)
+    }
+
     fn contains(&self, registry: &str) -> bool {
         let (registry, host) = (registry.to_ascii_lowercase(), without_port(registry).to_ascii_lowercase());
         self.0.iter().any(|entry| *entry == registry || *entry == host)
@@ -151,6 +157,13 @@ impl Endpoint {
     pub(super) fn upgraded(&self) -> Self {
         let host = Host { scheme: Scheme::Https, may_upgrade: false, ..(*self.host).clone() };
         Self { host: Arc::new(host), ..self.clone() }
+    }
+
+    /// The address of the API itself, which asks for credentials if anything does.
+    pub(super) fn base(&self) -> Option<Uri> {
+        let path = format!("{}/", self.host.path);
+        let uri = Uri::builder().scheme(self.host.scheme.text()).authority(self.host.server.as_str());
+        uri.path_and_query(path).build().ok()
     }
 
     /// The address of something of the repository: `manifests/latest`, `blobs/sha256:...`. `None` when host and path make no

@@ -1,5 +1,5 @@
-//! What must hold of the headers a registry sends, and of what an operator writes of registries and proxies: bodies of the fuzz
-//! targets `challenge` and `hosts`.
+//! What must hold of the headers a registry sends, and of what an operator writes of registries, proxies and credentials:
+//! bodies of the fuzz targets `challenge`, `hosts` and `docker_config`.
 
 use hyper::Uri;
 
@@ -8,6 +8,11 @@ use super::endpoint::{Endpoint, InsecureRegistries};
 use super::hosts_toml::HostsFile;
 use super::location;
 use super::proxy::{NoProxy, Proxy};
+
+/// A docker config: see `credentials/docker_config.rs`.
+pub(crate) fn docker_config(bytes: &[u8]) {
+    super::credentials::docker_config::holds(bytes);
+}
 
 /// `WWW-Authenticate` and `Location`: no parameter comes from nowhere, what was read can be written and reads the same
 /// again, and a redirect leads to an http address with a host and no user name, or nowhere.

@@ -10,7 +10,7 @@
 //! - `endpoint`: which server a reference means, and whether it is spoken to over TLS;
 //! - `http`: one GET with redirects; `body`: what comes, under limits; `location`: where a redirect leads; `tls`: whom to
 //!   trust; `failure`: why nothing came;
-//! - `challenge`, `credentials` and `auth`: what a 401 asks for, who we are, and the tokens that answer it;
+//! - `challenge`, `credentials`, `auth` and `token`: what a 401 asks for, who we are, what answers it, and the token servers;
 //! - `pools`: connections and their reuse; `connect`: how one is made, `proxy`: through whom; `slots`: how many at once;
 //!   `identity` and `unverified`: client certificates, and `skip_verify`;
 //! - `hosts`: the servers of a registry, mirrors first; `hosts_toml` and `hosts_dir`: where that is written; `health`: which
@@ -22,7 +22,6 @@
 //! HTTP/1.1 or, where a server offers it over TLS, HTTP/2, whose windows are such that blobs that wait for a slot to be unpacked
 //! do not starve the very blob whose unpacking they wait for: see `pools`.
 //!
-//! Not here yet: resumption, credential files and helpers (a [`Credentials`] each).
 
 mod ask;
 mod auth;
@@ -50,7 +49,11 @@ mod proxy;
 mod retry;
 mod slots;
 mod task;
+#[cfg(test)]
+#[path = "../../../tests/support/registry.rs"]
+mod test_registry;
 mod tls;
+mod token;
 mod unverified;
 
 use std::path::PathBuf;
@@ -64,7 +67,11 @@ use keelblock_actors::ports::{Blob, Puller};
 pub use auth::AuthError;
 pub use client::RegistryClient;
 pub use connect::ConnectError;
-pub use credentials::{Credentials, Login, LoginFor, NoCredentials, ParseLoginError, Secret};
+pub use credentials::{
+    AccessError, Credentials, DockerConfig, DockerConfigError, DockerConfigSource, FileError, Found,
+    HelperError, Login, LoginFor, NoCredentials, ParseLoginError, Secret, Sources, UsualPlace, Wanted,
+    usual_places,
+};
 pub use endpoint::{Endpoint, EndpointError, InsecureRegistries, RegistryUrl, Scheme};
 pub use error::{Asked, RegistryError, Said, Tried};
 pub use failure::{HttpError, Innermost};
@@ -146,7 +153,7 @@ impl Puller for RegistryPuller {
             return Box::pin(async { Ok(false) });
         };
         let (blob, from) = (digest.to_string(), layer.source.to_string());
-        let asked = self.client.authorize_blob(reference.clone(), digest.clone());
+        let asked = self.client.authorize_blob(reference.clone(), digest.clone(), layer.access.clone());
         Box::pin(async move {
             let refused = |error: RegistryError| FetchError::Refused { blob, from, source: error.into() };
             asked.await.map(|()| true).map_err(refused)
@@ -160,7 +167,8 @@ impl Puller for RegistryPuller {
         };
         let opened = match (&layer.source, &layer.blob.digest) {
             (LayerSource::Registry(reference), Some(digest)) => {
-                Ok(self.client.open_blob(reference.clone(), digest.clone(), layer.blob.size))
+                let (digest, size, access) = (digest.clone(), layer.blob.size, layer.access.clone());
+                Ok(self.client.open_blob(reference.clone(), digest, size, access))
             }
             _ => Err(RegistryError::NotAddressed),
         };

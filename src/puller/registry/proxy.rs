@@ -83,8 +83,14 @@ impl Proxy {
         let authorization = user.map(|user| {
             let (user, password) = user.split_once(':').unwrap_or((user, ""));
             let (user, password) = (decoded(user).ok_or_else(wrong)?, decoded(password).ok_or_else(wrong)?);
-            let login = Login { user, password: Secret::new(password), source: set_by.to_owned() };
-            login.basic().map_err(|_| wrong())
+            let login = Login {
+                user,
+                password: Some(Secret::new(password)),
+                identity_token: None,
+                registry_token: None,
+                source: set_by.to_owned(),
+            };
+            login.basic().ok_or_else(wrong)?.map_err(|_| wrong())
         });
         Ok(Self { address, authorization: authorization.transpose()? })
     }
