@@ -111,6 +111,8 @@ fn describe(layer: &Unpacked) -> Vec<String> {
         compression: Compression::None,
         form: Form::Tree,
         image: None,
+        // Sums that say of the tree what is seen of it below.
+        tree: None,
         commit: String::new(),
         ..layer.record.clone()
     };

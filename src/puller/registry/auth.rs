@@ -233,6 +233,7 @@ impl Authorizer {
                 let ping = Outgoing {
                     private: endpoint.host.headers.clone(),
                     trust: Arc::clone(&endpoint.host.trust),
+                    connect: endpoint.host.connect,
                     ..Outgoing::get(base)
                 };
                 http.send(ping).await.ok().filter(|answer| answer.status == 401 && !answer.redirected)

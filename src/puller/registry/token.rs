@@ -121,7 +121,7 @@ impl Asking<'_> {
         // Whoever is believed as a registry is believed as its own token server.
         let trust = match server == self.endpoint.host.server {
             true => Arc::clone(&self.endpoint.host.trust),
-            false => Arc::default(),
+            false => self.endpoint.host.trust.elsewhere(),
         };
         let answer = self.http.send(Outgoing { trust, ..outgoing }).await;
         answer.map_err(|source| AuthError::Http { server: server.to_owned(), source })
