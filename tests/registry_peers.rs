@@ -325,7 +325,7 @@ fn a_registry_over_tls_is_trusted_by_its_authority_alone() {
     let expected = format!(
         "the certificate of {host} is signed by an unknown authority; if that is its own, give its certificate by --registry_ca"
     );
-    assert!(unknown.ends_with(&expected), "{unknown}");
+    assert!(unknown.contains(&expected), "{unknown}");
     // A certificate for another name.
     let address = format!("127.0.0.1:{}", peer.address.port());
     let misnamed = with_ca(&format!("https://{address}")).resolve("app:1").unwrap_err();
