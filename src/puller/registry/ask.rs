@@ -7,6 +7,7 @@ use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use keelblock_actors::error::chain;
 use keelblock_actors::image::reference::Reference;
+use keelblock_actors::transfer::Transfer;
 use slog::{debug, info};
 use tokio::time::Instant;
 
@@ -42,12 +43,24 @@ pub(super) struct Question {
     pub(super) need: Need,
     /// Besides those that every request has. With a `Range` among them the answer may be a 206.
     pub(super) headers: HeaderMap,
+    /// Whom it is asked for, and told of: of its servers those that this one avoids are left out while there are others.
+    pub(super) transfer: Option<Arc<Transfer>>,
 }
 
 impl Question {
     /// A GET of something that a digest names.
     pub(super) fn get(asked: Asked, what: String) -> Self {
-        Self { asked, what, method: Method::GET, need: Need::Pull, headers: HeaderMap::new() }
+        Self { asked, what, method: Method::GET, need: Need::Pull, headers: HeaderMap::new(), transfer: None }
+    }
+
+    /// Of these servers those that may be asked.
+    fn trusted(&self, endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+        let Some(transfer) = &self.transfer else { return endpoints };
+        let trusted = endpoints.iter().filter(|endpoint| !transfer.avoids(&endpoint.host.server));
+        match trusted.cloned().collect::<Vec<_>>() {
+            none if none.is_empty() => endpoints,
+            trusted => trusted,
+        }
     }
 
     /// The same with a header.
@@ -71,7 +84,7 @@ impl State {
     /// # Errors
     /// What the last server said; [`RegistryError::Mirrors`] when others were tried before it.
     pub(super) async fn get(&self, question: &Question) -> Result<Served, RegistryError> {
-        let endpoints = self.endpoints(question)?;
+        let endpoints = question.trusted(self.endpoints(question)?);
         let mut tried: Vec<Tried> = Vec::new();
         let count = endpoints.len();
         for (place, endpoint) in endpoints.into_iter().enumerate() {
@@ -147,6 +160,7 @@ impl State {
             };
             let Some(pause) = pauses.before_next(&error) else { return Err(error) };
             self.meter.retried(&endpoint.host.server);
+            question.transfer.iter().for_each(|transfer| transfer.retried());
             info!(self.log, "registry is asked again after a pause"; "host" => &endpoint.host.server,
                 "what" => %question.asked, "pause_ms" => u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
                 "error" => chain(&error));

@@ -4,7 +4,7 @@
 //! that the registry itself states, if it does. Of a schema 1 manifest with signatures only the signed part counts, in
 //! digests as in all else.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use hyper::Method;
@@ -15,8 +15,10 @@ use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{ImageIdentity, ImagePlan, LayerSource};
 use keelblock_actors::image::reference::{DEFAULT_REGISTRY, Reference};
 use keelblock_actors::ports::Blob;
+use keelblock_actors::transfer::Transfer;
 use slog::Logger;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::ask::{Need, Question, Served};
 use super::auth::Authorizer;
@@ -24,7 +26,9 @@ use super::blob;
 use super::error::{Asked, RegistryError};
 use super::health::Health;
 use super::http::{Answer, Http};
-use super::meter::Meter;
+use super::meter::{HostMetrics, Meter};
+use super::ranges;
+use super::resume::{Source, Stream};
 use super::{RegistrySettings, Task};
 use crate::provider::manifest::{self, Descriptor, ImageManifest, ManifestError, Parsed, Platform, Schema1};
 
@@ -55,6 +59,8 @@ pub(super) struct State {
     pub(super) over_tls: Mutex<HashSet<String>>,
     pub(super) meter: Arc<Meter>,
     pub(super) health: Health,
+    /// For what is fetched ahead of its readers.
+    pub(super) ahead: Arc<Semaphore>,
 }
 
 /// A repository, with every default of its name filled in.
@@ -81,6 +87,7 @@ impl RegistryClient {
     /// of blobs block until it brings them bytes.
     pub fn new(settings: RegistrySettings, handle: Handle, log: Logger) -> Self {
         let http = Http::new(&settings.limits, settings.ca_file.clone());
+        let ahead = ranges::budget(&settings.limits);
         let authorizer = Authorizer::new(settings.credentials.clone(), settings.limits.clone());
         Self {
             handle,
@@ -92,8 +99,14 @@ impl RegistryClient {
                 over_tls: Mutex::default(),
                 meter: Arc::default(),
                 health: Health::default(),
+                ahead,
             }),
         }
+    }
+
+    /// How the servers that were asked did so far, by server.
+    pub fn metrics(&self) -> BTreeMap<String, HostMetrics> {
+        self.state.meter.snapshot()
     }
 
     /// The runtime it works on.
@@ -184,7 +197,8 @@ impl RegistryClient {
     }
 
     /// The bytes of a blob of the repository of this reference, as they come, unverified. `size` is what the manifest says;
-    /// a registry that announces another length is refused before the first byte.
+    /// a registry that announces another length is refused before the first byte. What breaks off goes on, as far as
+    /// `--retries_max` goes; `transfer` is told.
     ///
     /// # Cancel safety
     /// Dropping the future, or the reader, ends the request.
@@ -193,22 +207,17 @@ impl RegistryClient {
         reference: Reference,
         digest: Digest,
         size: Option<u64>,
+        transfer: Arc<Transfer>,
     ) -> impl Future<Output = Result<Blob, RegistryError>> + Send + 'static {
         let state = self.state.clone();
         let place = state.place(&reference);
         let asked = asked(&place, "blob", digest.to_string());
         let context = asked.clone();
         let task = Task::spawn(&self.handle, async move {
-            let question = Question::get(asked.clone(), format!("blobs/{digest}"));
-            let Served { answer, endpoint } = state.get(&question).await?;
-            slog::info!(state.log, "blob comes"; "host" => &endpoint.host.server, "what" => %asked);
-            let length = answer.body.size();
-            if let (Some(expected), Some(actual)) = (size, length)
-                && expected != actual
-            {
-                return Err(RegistryError::WrongSize { asked, expected, actual });
-            }
-            Ok(blob::stream(asked, answer.body, size.or(length)))
+            let question = Question::get(asked, format!("blobs/{digest}"));
+            let question = Question { transfer: Some(transfer.clone()), ..question };
+            let stream = Stream::open(Source { state, question, transfer }, size).await?;
+            Ok(blob::moving(stream))
         });
         async move {
             let lost = |why: tokio::task::JoinError| {

@@ -14,12 +14,13 @@
 //! - `hosts`: the servers of a registry, mirrors first; `health`: which of them are left out for a while;
 //! - `ask`: one question, with all of these; `retry`: whether it is asked again, and when; `meter`: counts;
 //! - `client`: manifests, indexes and configs, verified;
-//! - `blob`: a body on its way to a thread that reads it.
+//! - `resume`: a blob in however many answers it takes; `ranges`: over several connections at once; `blob`: on its way to a
+//!   thread that reads it.
 //!
 //! HTTP/1.1 only, on purpose. Blobs that wait for a slot to be unpacked would hold the flow-control window that all
 //! streams of one HTTP/2 connection share, and starve the very blob whose unpacking they wait for.
 //!
-//! Not here yet: retries and resumption, mirrors, credential files and helpers (a [`Credentials`] each).
+//! Not here yet: mirrors, credential files and helpers (a [`Credentials`] each).
 
 mod ask;
 mod auth;
@@ -38,6 +39,8 @@ mod hosts;
 mod http;
 mod location;
 mod meter;
+mod ranges;
+mod resume;
 mod retry;
 mod task;
 mod tls;
@@ -49,6 +52,7 @@ use futures_util::future::BoxFuture;
 use keelblock_actors::error::FetchError;
 use keelblock_actors::image::plan::{LayerSource, LayerSpec, SourceKind};
 use keelblock_actors::ports::{Blob, Puller};
+use keelblock_actors::transfer::Transfer;
 
 pub use auth::AuthError;
 pub use client::RegistryClient;
@@ -57,7 +61,7 @@ pub use endpoint::{Endpoint, EndpointError, InsecureRegistries, RegistryUrl, Sch
 pub use error::{Asked, RegistryError, Said, Tried};
 pub use failure::{HttpError, Innermost};
 pub use hosts::Host;
-pub use meter::{HostMetrics, Meter};
+pub use meter::{HostMetrics, LATENCY_BOUNDS, Meter};
 pub(crate) use task::Task;
 pub use tls::TlsError;
 
@@ -131,13 +135,21 @@ impl Puller for RegistryPuller {
     }
 
     fn open(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<Blob, FetchError>> {
+        self.open_for(layer, Arc::default())
+    }
+
+    fn open_for(
+        &self,
+        layer: &LayerSpec,
+        transfer: Arc<Transfer>,
+    ) -> BoxFuture<'static, Result<Blob, FetchError>> {
         let (blob, from) = match (&layer.blob.digest, &layer.source) {
             (Some(digest), LayerSource::Registry(_)) => (digest.to_string(), layer.source.to_string()),
             _ => (layer.key.to_string(), layer.source.to_string()),
         };
         let opened = match (&layer.source, &layer.blob.digest) {
             (LayerSource::Registry(reference), Some(digest)) => {
-                Ok(self.client.open_blob(reference.clone(), digest.clone(), layer.blob.size))
+                Ok(self.client.open_blob(reference.clone(), digest.clone(), layer.blob.size, transfer))
             }
             _ => Err(RegistryError::NotAddressed),
         };
