@@ -245,6 +245,11 @@ impl Drop for FaultRegistry {
 
 fn serve(shared: &Shared, stream: &TcpStream, connection: usize) {
     let mut reader = BufReader::new(stream);
+    // It speaks no TLS, and says so by hanging up.
+    if reader.fill_buf().is_ok_and(|bytes| bytes.first() == Some(&0x16)) {
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+        return;
+    }
     while let Some(mut request) = read_request(&mut reader, shared, connection) {
         {
             let mut requests = shared.requests.lock().unwrap();
@@ -288,7 +293,9 @@ fn stall(shared: &Shared) {
 
 fn right(request: &Request, image: &FaultImage) -> Act {
     Act::Answer(match request.what {
-        What::Tag | What::Manifest => Answer::new(200, image.manifest.clone()).header("Content-Type", MANIFEST),
+        What::Tag | What::Manifest => {
+            Answer::new(200, image.manifest.clone()).header("Content-Type", MANIFEST)
+        }
         What::Config => whole(request, &image.config),
         What::Layer => whole(request, &image.layer),
         What::Other if request.path == "/v2/" => Answer::new(200, "{}"),
@@ -296,11 +303,7 @@ fn right(request: &Request, image: &FaultImage) -> Act {
     })
 }
 
-fn read_request(
-    reader: &mut BufReader<&TcpStream>,
-    shared: &Shared,
-    connection: usize,
-) -> Option<Request> {
+fn read_request(reader: &mut BufReader<&TcpStream>, shared: &Shared, connection: usize) -> Option<Request> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|&count| count > 0)?;
     let path = line.split_whitespace().nth(1)?.to_owned();

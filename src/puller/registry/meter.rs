@@ -17,9 +17,9 @@ pub struct HostMetrics {
     pub retries: u64,
     /// Bodies that broke off and went on from where they were.
     pub resumed: u64,
-    /// Bytes of blobs that came, once.
+    /// Bytes of blobs that came, each once for every attempt that began anew.
     pub bytes: u64,
-    /// Bytes of blobs that came though they had come before: their server does not know ranges.
+    /// Bytes of blobs that came though they had come before in the same attempt: their server does not know ranges.
     pub bytes_again: u64,
     /// From a request to the head of its answer, all requests together.
     pub latency_total: Duration,

@@ -144,8 +144,12 @@ impl Stream {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
             if self.part && self.end == Some(self.at) {
-                // Whatever else would come of it.
-                self.current = None;
+                // A body that is read to its end gives its connection back. Whatever else would come is not wanted.
+                if let Some(mut current) = self.current.take()
+                    && current.body.size() == Some(0)
+                {
+                    let _ = current.body.chunk().await;
+                }
                 return Ok(None);
             }
             let whole = self.is_whole();
