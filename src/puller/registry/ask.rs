@@ -180,8 +180,11 @@ impl State {
         }
         let second = self.get_authorized(question, &endpoint.upgraded()).await;
         // Only a server that cannot do TLS either is better explained by its first answer.
-        if let Err(RegistryError::Http { source: HttpError::NotTls { .. }, .. }) = second {
-            return first;
+        if let Err(RegistryError::Http { source, .. }) = &second {
+            let spoke = !matches!(first, Err(RegistryError::Http { source: HttpError::NotHttp { .. }, .. }));
+            if matches!(source, HttpError::NotTls { .. }) || (!spoke && source.is_of_the_connection()) {
+                return first;
+            }
         }
         let server = &endpoint.host.server;
         debug!(self.log, "registry speaks TLS where plain http was expected"; "host" => server);
