@@ -273,3 +273,35 @@ fn mentions_https(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     text.contains("https") || text.contains("ssl-enabled")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_avoided_is_left_out_while_there_are_others() {
+        let endpoint = |server: &str| {
+            let reference = Reference {
+                registry: Some(server.to_owned()),
+                repository: "r".to_owned(),
+                tag: None,
+                digest: None,
+            };
+            Endpoint::of(&reference, None, &Default::default())
+        };
+        let asked =
+            Asked { what: "blob", name: "x".into(), repository: "r".into(), registry: "own.example".into() };
+        let transfer = Arc::new(Transfer::default());
+        let question = Question { transfer: Some(transfer.clone()), ..Question::get(asked, "blobs/x".into()) };
+        let servers = || {
+            let all = vec![endpoint("mirror.example"), endpoint("own.example")];
+            question.trusted(all).into_iter().map(|endpoint| endpoint.host.server).collect::<Vec<_>>()
+        };
+        assert_eq!(servers(), ["mirror.example", "own.example"]);
+        transfer.avoid("mirror.example");
+        assert_eq!(servers(), ["own.example"]);
+        // Nobody else is left.
+        transfer.avoid("own.example");
+        assert_eq!(servers(), ["mirror.example", "own.example"]);
+    }
+}
