@@ -125,7 +125,8 @@ def main():
         best = None
         for _ in range(o.rounds):
             server, counts = serve(served, layer, o.rate * 1e6, o.delay / 1e3)
-            with tempfile.TemporaryDirectory() as home:
+            # What removes in the background may still be at it.
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
                 began = time.monotonic()
                 subprocess.run([o.binary, f"--work_dir={home}", f"--fetch_ranges_max={most}", "pull",
                                 f"127.0.0.1:{server.server_port}/app:1"], check=True, stdout=subprocess.DEVNULL)

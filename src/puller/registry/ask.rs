@@ -292,7 +292,8 @@ mod tests {
         let asked =
             Asked { what: "blob", name: "x".into(), repository: "r".into(), registry: "own.example".into() };
         let transfer = Arc::new(Transfer::default());
-        let question = Question { transfer: Some(transfer.clone()), ..Question::get(asked, "blobs/x".into()) };
+        let question =
+            Question { transfer: Some(transfer.clone()), ..Question::get(asked, "blobs/x".into()) };
         let servers = || {
             let all = vec![endpoint("mirror.example"), endpoint("own.example")];
             question.trusted(all).into_iter().map(|endpoint| endpoint.host.server).collect::<Vec<_>>()
