@@ -296,7 +296,7 @@ mod tests {
             Question { transfer: Some(transfer.clone()), ..Question::get(asked, "blobs/x".into()) };
         let servers = || {
             let all = vec![endpoint("mirror.example"), endpoint("own.example")];
-            question.trusted(all).into_iter().map(|endpoint| endpoint.host.server).collect::<Vec<_>>()
+            question.trusted(all).into_iter().map(|endpoint| endpoint.host.server.clone()).collect::<Vec<_>>()
         };
         assert_eq!(servers(), ["mirror.example", "own.example"]);
         transfer.avoid("mirror.example");

@@ -58,7 +58,7 @@ async fn pump(mut stream: Stream, sender: mpsc::Sender<Piece>) {
                 }
             }
             Ok(None) => break Piece::End,
-            Err(Failure::Failed(error)) => break Piece::Failed(error),
+            Err(Failure::Failed(error)) => break Piece::Failed(*error),
             // It is no part.
             Err(Failure::NoRanges) => return,
         }

@@ -155,7 +155,7 @@ pub(super) async fn run(first: Stream, sender: &mpsc::Sender<Piece>, alone: f64)
                 let (asked, why) = (all.source.question.asked.clone(), "a range ended too early".to_owned());
                 return Outcome::Failed(RegistryError::Lost { asked, why });
             }
-            Some(Err(Failure::Failed(error))) => return Outcome::Failed(error),
+            Some(Err(Failure::Failed(error))) => return Outcome::Failed(*error),
             Some(Err(Failure::NoRanges)) => {
                 all.give_up().await;
                 debug!(all.source.state.log, "ranges are refused, the blob is fetched by one connection";

@@ -38,12 +38,12 @@ pub(super) struct Source {
 pub(super) enum Failure {
     /// A range was asked for and is not to be had, while the whole may be.
     NoRanges,
-    Failed(RegistryError),
+    Failed(Box<RegistryError>),
 }
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
-        Self::Failed(error)
+        Self::Failed(Box::new(error))
     }
 }
 
@@ -85,7 +85,7 @@ impl Stream {
         let mut stream = Self::at(Arc::new(source), size, 0, size);
         match stream.reopen().await {
             Ok(()) => Ok(stream),
-            Err(Failure::Failed(error)) => Err(error),
+            Err(Failure::Failed(error)) => Err(*error),
             // Not asked for one.
             Err(Failure::NoRanges) => Err(RegistryError::NotAddressed),
         }
