@@ -5,7 +5,7 @@
 
 The registry is in this process: it waits `--delay` ms before each answer and sends at most `--rate` MB/s on each connection, as object
 stores and content networks do. Printed for each `--fetch_ranges_max`: seconds, requests and connections for the layer, bytes sent
-of it in all (what is sent beyond its size was thrown away).
+of it in all (what is sent beyond its size was thrown away), and the most memory that the pull held.
 """
 
 import argparse
@@ -118,8 +118,8 @@ def main():
     p.add_argument("--binary", type=Path, default=target / "release/keelblock")
     o = p.parse_args()
     served, layer = image(o.megabytes)
-    print("| fetch_ranges_max | seconds | x of one | requests | connections | bytes sent, of the layer's |")
-    print("| ---------------- | ------- | -------- | -------- | ----------- | -------------------------- |")
+    print("| fetch_ranges_max | seconds | x of one | requests | connections | bytes sent, of the layer's | peak memory, MiB |")
+    print("| ---------------- | ------- | -------- | -------- | ----------- | -------------------------- | ---------------- |")
     alone = None
     for most in (1, 2, 4, 8):
         best = None
@@ -128,14 +128,17 @@ def main():
             # What removes in the background may still be at it.
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
                 began = time.monotonic()
-                subprocess.run([o.binary, f"--work_dir={home}", f"--fetch_ranges_max={most}", "pull",
+                # By a program between, for a child of ours begins with the memory that we hold.
+                subprocess.run(["/usr/bin/time", "-f", "%M", "-o", f"{home}/peak",
+                                o.binary, f"--work_dir={home}/work", f"--fetch_ranges_max={most}", "pull",
                                 f"127.0.0.1:{server.server_port}/app:1"], check=True, stdout=subprocess.DEVNULL)
                 took = time.monotonic() - began
+                peak = int(Path(home, "peak").read_text()) / 1024
             server.shutdown()
-            row = (took, counts["requests"], len(counts["connections"]), counts["bytes"] / len(served[layer]))
+            row = (took, counts["requests"], len(counts["connections"]), counts["bytes"] / len(served[layer]), peak)
             best = min(best or row, row)
         alone = alone or best[0]
-        print(f"| {most} | {best[0]:.2f} | {best[0] / alone:.2f} | {best[1]} | {best[2]} | {best[3]:.3f} |")
+        print(f"| {most} | {best[0]:.2f} | {best[0] / alone:.2f} | {best[1]} | {best[2]} | {best[3]:.3f} | {best[4]:.0f} |")
 
 
 main()
