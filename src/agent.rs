@@ -4,6 +4,7 @@
 //! loaded), starts the engine, and takes down what dead processes left. No actix type appears in its methods;
 //! they work from any tokio runtime.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ use crate::provider::manifest::Platform;
 use crate::provider::oci::OciProvider;
 use crate::puller::local::LocalPuller;
 use crate::puller::registry::{
-    InsecureRegistries, Login, LoginFor, ParseLoginError, Proxies, RegistryClient, RegistryPuller,
-    RegistrySettings, Sources, usual_places,
+    HostMetrics, InsecureRegistries, Login, LoginFor, ParseLoginError, Proxies, RegistryClient,
+    RegistryPuller, RegistrySettings, Sources, usual_places,
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
@@ -91,6 +92,7 @@ pub struct Agent {
     engine: Engine,
     launcher: Arc<LinuxLauncher>,
     source: DockerSource,
+    registries: RegistryClient,
     /// For requests that do not say.
     policy: Option<PullPolicy>,
     io: Option<tokio::runtime::Runtime>,
@@ -193,7 +195,7 @@ impl Agent {
             providers.push(Arc::new(OciProvider::new(io.handle().clone(), archives)));
         }
         let pullers: Vec<Arc<dyn Puller>> =
-            vec![Arc::new(LocalPuller), Arc::new(RegistryPuller::new(registries))];
+            vec![Arc::new(LocalPuller), Arc::new(RegistryPuller::new(registries.clone()))];
 
         let chosen = backend::choose(
             config.backend,
@@ -249,6 +251,7 @@ impl Agent {
             engine,
             launcher,
             source,
+            registries,
             policy: config.image_pull_policy,
             io: Some(io),
             collector,
@@ -266,6 +269,11 @@ impl Agent {
     /// names without a registry come from.
     pub fn canonical(&self, name: &ImageName) -> ImageName {
         self.source.canonical(name)
+    }
+
+    /// How the registries that this agent asked did so far, by server (`host:port`).
+    pub fn registry_metrics(&self) -> BTreeMap<String, HostMetrics> {
+        self.registries.metrics()
     }
 
     fn request(&self, request: ImageRequest) -> ImageRequest {

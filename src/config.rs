@@ -630,6 +630,19 @@ pub const FLAGS: &[Flag] = &[
         "Requests at once to one server of a registry; no fewer than fetches_max and two [default: 16]",
         at_least_one
     ),
+    limit!(
+        fetch_ranges_min,
+        "BYTES",
+        "Blobs of this size are fetched in ranges where one connection is slow [default: 32M]",
+        bytes
+    ),
+    limit!(
+        fetch_ranges_max,
+        "N",
+        "Connections for one such blob; 1 = never more than one [default: 4]",
+        at_least_one
+    ),
+    limit!(fetch_range_bytes, "BYTES", "Size of one such range [default: 4M]", bytes),
     limit!(connect_timeout, "SECS", "Until a connection stands [default: 10]", seconds),
     limit!(stall_timeout, "SECS", "Without a byte where some should come [default: 60]", seconds),
     limit!(

@@ -74,6 +74,15 @@ pub struct Limits {
     /// Requests at once to one server of a registry, which over HTTP/1.1 is connections. 16: what fetches of several images
     /// have under way at their busiest, and less than registries throttle. No fewer than `fetches_max` and two.
     pub connections_per_host_max: usize,
+    /// Bytes of a blob from which on it is fetched in ranges over several connections, where one alone is slower than its
+    /// reader. 32 MiB: below, a second connection hardly reaches its speed before all is there.
+    pub fetch_ranges_min: u64,
+    /// Connections for one blob at most; 1 = never more. 4: what registries and their object stores slow down is each
+    /// connection; more than a few are taken for an attack.
+    pub fetch_ranges_max: usize,
+    /// Bytes of one such range. 4 MiB: a second's worth of a slow connection, which makes the pause between two ranges small;
+    /// eight of them wait in memory at most, over all blobs.
+    pub fetch_range_bytes: u64,
     /// Until a connection stands. 10 s.
     pub connect_timeout: Duration,
     /// Without one byte on a connection that should bring some. 60 s (Mesos `fetcher_stall_timeout`).
@@ -118,6 +127,9 @@ impl Default for Limits {
             retry_pause_max: Duration::from_secs(10),
             retry_after_max: Duration::from_secs(60),
             connections_per_host_max: 16,
+            fetch_ranges_min: 32 << 20,
+            fetch_ranges_max: 4,
+            fetch_range_bytes: 4 << 20,
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),
             answer_bytes_max: 64 << 10,

@@ -52,3 +52,4 @@ pub mod reply;
 mod rootfs;
 pub mod stop;
 pub mod system;
+pub mod transfer;

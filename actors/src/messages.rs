@@ -12,6 +12,7 @@ use crate::error::{
 use crate::image::name::ImageRequest;
 use crate::image::plan::{ImageIdentity, ImagePlan, LayerSpec, RuntimeConfig};
 use crate::ports::{ExecSpec, Found, Keep, Launched, Pruned, Rootfs, RootfsPlace, StoredLayer};
+use crate::transfer::TransferCounts;
 
 // ---- to a puller -----------------------------------------------------------------------------------------------
 
@@ -34,6 +35,8 @@ pub struct PulledLayer {
     pub layer: StoredLayer,
     /// Blob bytes fetched for it by this flight; `None` when the store had it.
     pub fetched_bytes: Option<u64>,
+    /// What that took.
+    pub transfer: TransferCounts,
 }
 
 // ---- to a provider ---------------------------------------------------------------------------------------------
@@ -86,6 +89,8 @@ pub struct PulledImage {
     pub layers_fetched: usize,
     /// Layers that were there already.
     pub layers_reused: usize,
+    /// What fetching took besides its bytes.
+    pub transfer: TransferCounts,
 }
 
 // ---- to the provisioner ----------------------------------------------------------------------------------------

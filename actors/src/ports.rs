@@ -23,6 +23,7 @@ use crate::image::name::{ImageKind, ImageName, ImageRequest};
 use crate::image::plan::{ImagePlan, LayerKey, LayerSpec, SourceKind};
 use crate::launch::{LaunchContext, LaunchPlan};
 use crate::stop::Stop;
+use crate::transfer::Transfer;
 
 // ---- images -----------------------------------------------------------------------------------------------
 
@@ -88,6 +89,23 @@ pub trait Puller: Send + Sync {
     /// # Errors
     /// [`FetchError`] when it refuses, or cannot be asked.
     fn authorize(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<bool, FetchError>>;
+
+    /// The same, as an attempt of this transfer, which is told of what becomes of it: sources that break off and are asked
+    /// again do so.
+    ///
+    /// # Errors
+    /// As [`Puller::open`].
+    ///
+    /// # Cancel safety
+    /// As [`Puller::open`].
+    fn open_for(
+        &self,
+        layer: &LayerSpec,
+        transfer: Arc<Transfer>,
+    ) -> BoxFuture<'static, Result<Blob, FetchError>> {
+        let _ = transfer;
+        self.open(layer)
+    }
 }
 
 // ---- store ------------------------------------------------------------------------------------------------

@@ -17,6 +17,21 @@ pub enum LayerEvent {
         /// Bytes since the last event.
         bytes: u64,
     },
+    /// It failed for now and is tried again, so many times by now.
+    Retrying {
+        /// Attempts after the first.
+        retries: u64,
+    },
+    /// It goes on where it broke off.
+    Resumed {
+        /// The first byte that had not come.
+        at: u64,
+    },
+    /// These many bytes came more than once or for nothing; [`LayerEvent::Fetched`] does not count them.
+    Again {
+        /// Bytes since the last event.
+        bytes: u64,
+    },
     /// The store had it.
     Reused,
     /// It is unpacked, verified and visible.

@@ -20,6 +20,7 @@ use crate::pool::{Pool, guarded};
 use crate::ports::{ImageRecord, LayerSize, Provider, Records, Store, StoredLayer};
 use crate::puller::PullerActor;
 use crate::reply::WhileWanted;
+use crate::transfer::TransferCounts;
 
 /// What every request to a provider needs.
 pub(crate) struct ProviderDeps {
@@ -167,10 +168,15 @@ async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
         })
     });
     recorded.await.map_err(|error: StoreError| Arc::new(error.into()))?;
+    let mut transfer = TransferCounts::default();
+    pulled.values().for_each(|one| transfer += one.transfer);
     let fetched = pulled.values().filter_map(|one| one.fetched_bytes);
     let (bytes_fetched, layers_fetched) =
         fetched.fold((0, 0), |(sum, count), bytes| (sum + bytes, count + 1));
-    slog::info!(d.log, "image pulled"; "image" => %plan.identity.name, "bytes" => bytes_fetched);
+    slog::info!(d.log, "image pulled"; "image" => %plan.identity.name, "bytes" => bytes_fetched,
+        "layers_fetched" => layers_fetched, "layers_reused" => pulled.len() - layers_fetched,
+        "retries" => transfer.retries, "bytes_resumed" => transfer.bytes_resumed,
+        "bytes_again" => transfer.bytes_again);
     Ok(PulledImage {
         identity: plan.identity.clone(),
         layers,
@@ -178,6 +184,7 @@ async fn pull_image(d: Rc<ProviderDeps>, plan: Arc<ImagePlan>) -> ImagePulled {
         bytes_fetched,
         layers_fetched,
         layers_reused: pulled.len() - layers_fetched,
+        transfer,
     })
 }
 

@@ -174,6 +174,7 @@ fn found(plan: &ImagePlan, layers: Vec<StoredLayer>) -> PulledImage {
         bytes_fetched: 0,
         layers_fetched: 0,
         layers_reused: distinct.len(),
+        transfer: Default::default(),
         layers,
     }
 }

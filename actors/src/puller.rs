@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::io::Read;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
@@ -20,7 +21,7 @@ use futures_util::FutureExt;
 use slog::Logger;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::error::PullError;
+use crate::error::{PullError, UnpackError};
 use crate::flight::Flights;
 use crate::image::plan::{LayerKey, LayerSpec};
 use crate::lanes::Lanes;
@@ -29,6 +30,7 @@ use crate::pool::{Pool, caught, guarded};
 use crate::ports::{Claim, Puller, Staging, Store};
 use crate::progress::{LayerEvent, Observer};
 use crate::reply::WhileWanted;
+use crate::transfer::Transfer;
 
 /// First pause before a layer that another process is bringing is asked for again.
 const ELSEWHERE_PAUSE_MIN: Duration = Duration::from_millis(25);
@@ -107,18 +109,52 @@ impl Handler<PullLayer> for PullerActor {
 /// One flight, from claim to commit.
 async fn pull(d: Rc<PullDeps>, port: Arc<dyn Puller>, layer: &LayerSpec) -> Result<PulledLayer, PullError> {
     let told = Told { observer: d.observer.clone(), key: layer.key.clone(), open: Cell::new(false) };
-    let mut claimed = claim(&d, layer, &told, false).await?;
+    let (observer, key) = (d.observer.clone(), layer.key.clone());
+    let transfer = Arc::new(Transfer::new(move |event| observer.layer(&key, event)));
+    let fetched = Arc::new(AtomicU64::new(0));
+    loop {
+        let attempt = attempt(&d, &*port, layer, &told, &transfer, &fetched).await;
+        let error = match attempt {
+            Err(PullError::Unpack(error)) if is_of_the_bytes(&error) => error,
+            attempt => return attempt,
+        };
+        // A bit that flipped on the line, a mirror that lies: another attempt may bring the right ones.
+        let Some(servers) = transfer.begin_anew(fetched.swap(0, Ordering::Relaxed)) else {
+            return Err(error.into());
+        };
+        slog::warn!(d.log, "a layer came wrong and is fetched once more, from another host if there is one";
+            "layer" => %layer.key, "hosts" => servers.join(" "), "error" => crate::error::chain(&error));
+    }
+}
+
+/// Whether the bytes are not those that the manifest means, so that others would do.
+fn is_of_the_bytes(error: &UnpackError) -> bool {
+    // What cannot be decompressed is seen as such before the end, where its digest would tell why.
+    matches!(error, UnpackError::WrongDigest { .. } | UnpackError::BadStream { .. })
+}
+
+/// One attempt, from claim to commit.
+async fn attempt(
+    d: &PullDeps,
+    port: &dyn Puller,
+    layer: &LayerSpec,
+    told: &Told,
+    transfer: &Arc<Transfer>,
+    fetched: &Arc<AtomicU64>,
+) -> Result<PulledLayer, PullError> {
+    let mut claimed = claim(d, layer, told, false).await?;
     if let Here(stored) = &claimed
         && d.authorize_stored
-        && !is_vouched_for(&d, &*port, layer, stored).await?
+        && !is_vouched_for(d, port, layer, stored).await?
     {
         slog::info!(d.log, "a layer of the store is fetched to see whether it may be had"; "layer" => %layer.key);
-        claimed = claim(&d, layer, &told, true).await?;
+        claimed = claim(d, layer, told, true).await?;
     }
     let staging = match claimed {
         Here(stored) => {
             told.end(LayerEvent::Reused);
-            return Ok(PulledLayer { layer: stored, fetched_bytes: None });
+            let transfer = transfer.counts();
+            return Ok(PulledLayer { layer: stored, fetched_bytes: None, transfer });
         }
         Ours(staging) => staging,
     };
@@ -126,20 +162,20 @@ async fn pull(d: Rc<PullDeps>, port: Arc<dyn Puller>, layer: &LayerSpec) -> Resu
     let slot = d.unpack.slot().await?;
     // Bytes move from here on.
     told.tell(LayerEvent::Started { total: layer.blob.size });
-    let blob = port.open(layer).await?;
+    let blob = port.open_for(layer, transfer.clone()).await?;
     // Dropped with this future: the reader on the pool thread then ends even while it waits for bytes.
     let _lease = blob.lease;
     let fetch = Some((blob.reader, permit));
-    let mut reader = Fetching { fetch, bytes: 0, observer: d.observer.clone(), key: layer.key.clone() };
+    let bytes = fetched.clone();
+    let mut reader = Fetching { fetch, bytes, observer: d.observer.clone(), key: layer.key.clone() };
     let job_layer = layer.clone();
-    let unpacked = slot.run(move |stop| {
-        let stored = staging.unpack(&job_layer, &mut reader, stop)?;
-        Ok::<_, crate::error::UnpackError>((stored, reader.bytes))
-    });
-    let (stored, bytes) = unpacked.await?;
+    let unpacked = slot.run(move |stop| staging.unpack(&job_layer, &mut reader, stop));
+    let stored = unpacked.await?;
+    let (bytes, counts) = (fetched.load(Ordering::Relaxed), transfer.counts());
     told.end(LayerEvent::Committed);
-    slog::info!(d.log, "layer unpacked"; "layer" => %layer.key, "bytes" => bytes);
-    Ok(PulledLayer { layer: stored, fetched_bytes: Some(bytes) })
+    slog::info!(d.log, "layer unpacked"; "layer" => %layer.key, "bytes" => bytes,
+        "retries" => counts.retries, "resumed" => counts.resumed, "bytes_again" => counts.bytes_again);
+    Ok(PulledLayer { layer: stored, fetched_bytes: Some(bytes), transfer: counts })
 }
 
 enum Claimed {
@@ -218,7 +254,7 @@ impl Drop for Told {
 /// A blob's reader that counts, and holds the slot of its fetch until there is nothing more to read.
 struct Fetching {
     fetch: Option<(Box<dyn Read + Send>, OwnedSemaphorePermit)>,
-    bytes: u64,
+    bytes: Arc<AtomicU64>,
     observer: Arc<dyn Observer>,
     key: LayerKey,
 }
@@ -233,7 +269,7 @@ impl Read for Fetching {
                 Ok(0)
             }
             Ok(read) => {
-                self.bytes += read as u64;
+                self.bytes.fetch_add(read as u64, Ordering::Relaxed);
                 self.observer.layer(&self.key, LayerEvent::Fetched { bytes: read as u64 });
                 Ok(read)
             }

@@ -48,7 +48,16 @@ impl Observer for Bars {
                 }
             }
             LayerEvent::WaitingForOther => bar.set_message("another process is pulling it"),
-            LayerEvent::Fetched { bytes } => bar.inc(bytes),
+            LayerEvent::Fetched { bytes } => {
+                bar.inc(bytes);
+                // It goes on again.
+                if !bar.message().is_empty() {
+                    bar.set_message("");
+                }
+            }
+            LayerEvent::Retrying { retries } => bar.set_message(format!("retrying ({retries})")),
+            // The bar counts what is read, and that is never read twice.
+            LayerEvent::Resumed { .. } | LayerEvent::Again { .. } => {}
             LayerEvent::Reused => done(bar, "already here"),
             LayerEvent::Committed => done(bar, "done"),
             LayerEvent::Ended => done(bar, "ended"),

@@ -77,6 +77,10 @@ fn print_pulled(output: &Output, pulled: &[PulledImage]) {
             document["bytes_fetched"] = json!(image.bytes_fetched);
             document["layers_fetched"] = json!(image.layers_fetched);
             document["layers_reused"] = json!(image.layers_reused);
+            document["retries"] = json!(image.transfer.retries);
+            document["resumed"] = json!(image.transfer.resumed);
+            document["bytes_resumed"] = json!(image.transfer.bytes_resumed);
+            document["bytes_again"] = json!(image.transfer.bytes_again);
             document
         })
         .collect();

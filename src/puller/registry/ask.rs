@@ -9,6 +9,7 @@ use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use keelblock_actors::error::{chain, quote};
 use keelblock_actors::image::reference::Reference;
+use keelblock_actors::transfer::Transfer;
 use slog::{debug, info, warn};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -52,12 +53,32 @@ pub(super) struct Question {
     pub(super) headers: HeaderMap,
     /// How many bytes it has, where that is known: a server that announces another number has something else.
     pub(super) size: Option<u64>,
+    /// Whom it is asked for, and told of: of its servers those that this one avoids are left out while there are others.
+    pub(super) transfer: Option<Arc<Transfer>>,
 }
 
 impl Question {
     /// A GET of something that a digest names.
     pub(super) fn get(asked: Asked, what: String) -> Self {
-        Self { asked, what, method: Method::GET, need: Need::Pull, headers: HeaderMap::new(), size: None }
+        Self {
+            asked,
+            what,
+            method: Method::GET,
+            need: Need::Pull,
+            headers: HeaderMap::new(),
+            size: None,
+            transfer: None,
+        }
+    }
+
+    /// Of these servers those that may be asked.
+    fn trusted(&self, endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+        let Some(transfer) = &self.transfer else { return endpoints };
+        let trusted = endpoints.iter().filter(|endpoint| !transfer.avoids(&endpoint.host.server));
+        match trusted.cloned().collect::<Vec<_>>() {
+            none if none.is_empty() => endpoints,
+            trusted => trusted,
+        }
     }
 
     /// The same with a header.
@@ -95,7 +116,7 @@ impl Session {
         question: &Question,
         take: &Take<'_, T>,
     ) -> Result<T, RegistryError> {
-        let endpoints = self.endpoints(question).await?;
+        let endpoints = question.trusted(self.endpoints(question).await?);
         let mut tried: Vec<Tried> = Vec::new();
         let count = endpoints.len();
         for (place, endpoint) in endpoints.into_iter().enumerate() {
@@ -206,6 +227,7 @@ impl Session {
             };
             let Some(pause) = pauses.before_next(&error) else { return Err(error) };
             self.meter.retried(&endpoint.host.server);
+            question.transfer.iter().for_each(|transfer| transfer.retried());
             info!(self.log, "registry is asked again after a pause"; "host" => &endpoint.host.server,
                 "what" => %question.asked, "pause_ms" => u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
                 "error" => chain(&error));
@@ -225,8 +247,11 @@ impl Session {
         }
         let second = self.get_authorized(question, &endpoint.upgraded()).await;
         // Only a server that cannot do TLS either is better explained by its first answer.
-        if let Err(RegistryError::Http { source: HttpError::NotTls { .. }, .. }) = second {
-            return first;
+        if let Err(RegistryError::Http { source, .. }) = &second {
+            let spoke = !matches!(first, Err(RegistryError::Http { source: HttpError::NotHttp { .. }, .. }));
+            if matches!(source, HttpError::NotTls { .. }) || (!spoke && source.is_of_the_connection()) {
+                return first;
+            }
         }
         let server = &endpoint.host.server;
         debug!(self.log, "registry speaks TLS where plain http was expected"; "host" => server);
@@ -353,4 +378,37 @@ fn mentions_certificate(body: &[u8]) -> bool {
 fn mentions_https(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     text.contains("https") || text.contains("ssl-enabled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_avoided_is_left_out_while_there_are_others() {
+        let endpoint = |server: &str| {
+            let reference = Reference {
+                registry: Some(server.to_owned()),
+                repository: "r".to_owned(),
+                tag: None,
+                digest: None,
+            };
+            Endpoint::of(&reference, None, &Default::default())
+        };
+        let asked =
+            Asked { what: "blob", name: "x".into(), repository: "r".into(), registry: "own.example".into() };
+        let transfer = Arc::new(Transfer::default());
+        let question =
+            Question { transfer: Some(transfer.clone()), ..Question::get(asked, "blobs/x".into()) };
+        let servers = || {
+            let all = vec![endpoint("mirror.example"), endpoint("own.example")];
+            question.trusted(all).into_iter().map(|endpoint| endpoint.host.server.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(servers(), ["mirror.example", "own.example"]);
+        transfer.avoid("mirror.example");
+        assert_eq!(servers(), ["own.example"]);
+        // Nobody else is left.
+        transfer.avoid("own.example");
+        assert_eq!(servers(), ["mirror.example", "own.example"]);
+    }
 }

@@ -9,25 +9,27 @@ use bytes::{Buf, Bytes};
 use keelblock_actors::ports::Blob;
 use tokio::sync::mpsc;
 
-use super::body::Body;
-use super::error::{Asked, RegistryError};
+use super::error::RegistryError;
 use super::failure::HttpError;
+use super::ranges::{self, Gauge, Outcome};
+use super::resume::{Failure, Stream};
 
 /// Pieces on the way of one blob: with reads of at most 128 KiB, 2 MiB. Measured on loopback: as fast as fewer and larger ones,
 /// and a third faster than twice as many of half the size.
 const PIECES: usize = 16;
 
-enum Piece {
+pub(super) enum Piece {
     Bytes(Bytes),
     End,
     Failed(RegistryError),
 }
 
-/// Begins to move a body. Must be called on the runtime that is to do so; the reader belongs to any thread that may
-/// block. `size` is what is known of its length.
-pub(super) fn stream(asked: Asked, body: Body, size: Option<u64>) -> Blob {
+/// Begins to move a blob. Must be called on the runtime that is to do so; the reader belongs to any thread that may
+/// block.
+pub(super) fn moving(stream: Stream) -> Blob {
     let (sender, pieces) = mpsc::channel(PIECES);
-    let pump = tokio::spawn(pump(asked, body, sender));
+    let size = stream.size();
+    let pump = tokio::spawn(pump(stream, sender));
     let reader = Box::new(BlobReader { pieces, current: Bytes::new(), ended: false });
     Blob { reader, lease: Box::new(Lease(pump.abort_handle())), size }
 }
@@ -41,21 +43,37 @@ impl Drop for Lease {
     }
 }
 
-async fn pump(asked: Asked, mut body: Body, sender: mpsc::Sender<Piece>) {
-    loop {
-        let chunk = tokio::select! {
-            chunk = body.chunk() => chunk,
+async fn pump(mut stream: Stream, sender: mpsc::Sender<Piece>) {
+    let mut gauge = Gauge::new();
+    let mut alone = false;
+    let last = loop {
+        let piece = tokio::select! {
+            piece = stream.next() => piece,
             () = sender.closed() => return,
         };
-        let (piece, last) = match chunk {
-            Ok(Some(bytes)) => (Piece::Bytes(bytes), false),
-            Ok(None) => (Piece::End, true),
-            Err(source) => (Piece::Failed(RegistryError::Http { asked: asked.clone(), source }), true),
-        };
-        if sender.send(piece).await.is_err() || last {
-            return;
+        match piece {
+            Ok(Some(bytes)) => {
+                if !gauge.hand_on(bytes, &sender).await {
+                    return;
+                }
+            }
+            Ok(None) => break Piece::End,
+            Err(Failure::Failed(error)) => break Piece::Failed(*error),
+            // It is no part.
+            Err(Failure::NoRanges) => return,
         }
-    }
+        if alone {
+            continue;
+        }
+        let Some(rate) = ranges::wanted(&stream, &mut gauge) else { continue };
+        match ranges::run(stream, &sender, rate).await {
+            Outcome::Whole => break Piece::End,
+            Outcome::Closed => return,
+            Outcome::Failed(error) => break Piece::Failed(error),
+            Outcome::Alone(rest) => (stream, alone) = (*rest, true),
+        }
+    };
+    let _ = sender.send(last).await;
 }
 
 /// The reading end. Dropping it ends the request.
@@ -75,8 +93,10 @@ impl Read for BlobReader {
                 Some(Piece::Bytes(bytes)) => self.current = bytes,
                 Some(Piece::End) => self.ended = true,
                 Some(Piece::Failed(error)) => {
-                    let stalled =
-                        matches!(&error, RegistryError::Http { source: HttpError::Stalled { .. }, .. });
+                    let stalled = matches!(
+                        error.of_the_last(),
+                        RegistryError::Http { source: HttpError::Stalled { .. }, .. }
+                    );
                     let kind = if stalled { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
                     return Err(io::Error::new(kind, error));
                 }

@@ -4,7 +4,7 @@
 //! that the registry itself states, if it does. Of a schema 1 manifest with signatures only the signed part counts, in
 //! digests as in all else.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
@@ -18,8 +18,10 @@ use keelblock_actors::image::name::ImageName;
 use keelblock_actors::image::plan::{ImageIdentity, ImagePlan, LayerSource};
 use keelblock_actors::image::reference::{DEFAULT_REGISTRY, Reference};
 use keelblock_actors::ports::Blob;
+use keelblock_actors::transfer::Transfer;
 use slog::Logger;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::ask::{Need, Question, Served};
 use super::auth::Authorizer;
@@ -28,7 +30,9 @@ use super::error::{Asked, RegistryError};
 use super::health::Health;
 use super::hosts_dir::HostsDirs;
 use super::http::{Answer, Http};
-use super::meter::Meter;
+use super::meter::{HostMetrics, Meter};
+use super::ranges;
+use super::resume::{Source, Stream};
 use super::{RegistrySettings, Task};
 use crate::provider::manifest::{self, Descriptor, ImageManifest, ManifestError, Parsed, Platform, Schema1};
 
@@ -60,6 +64,8 @@ pub(super) struct State {
     pub(super) meter: Arc<Meter>,
     pub(super) health: Health,
     pub(super) hosts: Arc<HostsDirs>,
+    /// For what is fetched ahead of its readers.
+    pub(super) ahead: Arc<Semaphore>,
 }
 
 /// What one pull works with: all that clients share, and what came with its image.
@@ -104,6 +110,7 @@ impl RegistryClient {
         let http = Http::new(&settings);
         let hosts = Arc::new(HostsDirs::new(settings.hosts_dirs.clone(), log.clone()));
         let authorizer = Authorizer::new(&settings);
+        let ahead = ranges::budget(&settings.limits);
         Self {
             handle,
             state: Arc::new(State {
@@ -115,8 +122,14 @@ impl RegistryClient {
                 meter: Arc::default(),
                 health: Health::default(),
                 hosts,
+                ahead,
             }),
         }
+    }
+
+    /// How the servers that were asked did so far, by server.
+    pub fn metrics(&self) -> BTreeMap<String, HostMetrics> {
+        self.state.meter.snapshot()
     }
 
     /// The runtime it works on.
@@ -220,7 +233,8 @@ impl RegistryClient {
     }
 
     /// The bytes of a blob of the repository of this reference, as they come, unverified. `size` is what the manifest says;
-    /// a registry that announces another length is refused before the first byte.
+    /// a registry that announces another length is refused before the first byte. What breaks off goes on, as far as
+    /// `--retries_max` goes; `transfer` is told.
     ///
     /// # Cancel safety
     /// Dropping the future, or the reader, ends the request.
@@ -230,17 +244,17 @@ impl RegistryClient {
         digest: Digest,
         size: Option<u64>,
         access: Option<Access>,
+        transfer: Arc<Transfer>,
     ) -> impl Future<Output = Result<Blob, RegistryError>> + Send + 'static {
-        let state = self.session(access);
-        let place = state.place(&reference);
+        let session = self.session(access);
+        let place = session.place(&reference);
         let asked = asked(&place, "blob", digest.to_string());
         let context = asked.clone();
         let task = Task::spawn(&self.handle, async move {
-            let question = Question { size, ..Question::get(asked.clone(), format!("blobs/{digest}")) };
-            let Served { answer, endpoint } = state.get(&question).await?;
-            slog::info!(state.log, "blob comes"; "host" => &endpoint.host.server, "what" => %asked);
-            let length = answer.body.size();
-            Ok(blob::stream(asked, answer.body, size.or(length)))
+            let question = Question::get(asked, format!("blobs/{digest}"));
+            let question = Question { size, transfer: Some(transfer.clone()), ..question };
+            let stream = Stream::open(Source { session, question, transfer }, size).await?;
+            Ok(blob::moving(stream))
         });
         async move {
             let lost = |why: tokio::task::JoinError| {

@@ -139,6 +139,23 @@ pub enum RegistryError {
         /// For how long it wants to be left alone.
         wait: Option<Duration>,
     },
+    /// It broke off, again and again.
+    #[error(
+        "{asked} of registry {} broke off after {at}{} bytes; tried again {retries} times in all, at last", asked.registry, of(*size)
+    )]
+    BrokeOff {
+        /// What was asked.
+        asked: Asked,
+        /// Bytes that came.
+        at: u64,
+        /// Of so many.
+        size: Option<u64>,
+        /// Attempts after the first, also those that brought something.
+        retries: u64,
+        /// What became of the last one.
+        #[source]
+        last: Box<RegistryError>,
+    },
     /// Neither mirrors nor the registry gave it.
     #[error("{}{}{}", chain(last), asked_at(at.as_deref()), list(tried))]
     Mirrors {
@@ -284,6 +301,10 @@ fn asked_at(mirror: Option<&str>) -> String {
     mirror.map_or_else(String::new, |mirror| format!(" (asked at mirror {mirror})"))
 }
 
+fn of(size: Option<u64>) -> String {
+    size.map_or_else(String::new, |size| format!(" of {size}"))
+}
+
 fn later(wait: Option<Duration>) -> String {
     wait.map_or_else(|| "later".to_owned(), |wait| format!("in {} s", wait.as_secs()))
 }
@@ -292,7 +313,7 @@ impl RegistryError {
     /// What the last server said, whatever others said before it.
     pub fn of_the_last(&self) -> &Self {
         match self {
-            Self::Mirrors { last, .. } => last.of_the_last(),
+            Self::Mirrors { last, .. } | Self::BrokeOff { last, .. } => last.of_the_last(),
             own => own,
         }
     }
@@ -307,7 +328,7 @@ impl RegistryError {
         match self {
             Self::Http { source, .. } => source.is_of_the_connection(),
             Self::Lost { .. } => true,
-            Self::Mirrors { last, .. } => last.is_of_the_connection(),
+            Self::Mirrors { last, .. } | Self::BrokeOff { last, .. } => last.is_of_the_connection(),
             Self::Auth { source: AuthError::Http { source, .. }, .. } => source.is_of_the_connection(),
             _ => false,
         }

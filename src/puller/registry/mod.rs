@@ -17,7 +17,8 @@
 //!   of them are left out for a while;
 //! - `ask`: one question, with all of these; `retry`: whether it is asked again, and when; `meter`: counts;
 //! - `client`: manifests, indexes and configs, verified;
-//! - `blob`: a body on its way to a thread that reads it.
+//! - `resume`: a blob in however many answers it takes; `ranges`: over several connections at once; `blob`: on its way to a
+//!   thread that reads it.
 //!
 //! HTTP/1.1 or, where a server offers it over TLS, HTTP/2, whose windows are such that blobs that wait for a slot to be unpacked
 //! do not starve the very blob whose unpacking they wait for: see `pools`.
@@ -46,6 +47,8 @@ mod location;
 mod meter;
 mod pools;
 mod proxy;
+mod ranges;
+mod resume;
 mod retry;
 mod slots;
 mod task;
@@ -63,6 +66,7 @@ use futures_util::future::BoxFuture;
 use keelblock_actors::error::FetchError;
 use keelblock_actors::image::plan::{LayerSource, LayerSpec, SourceKind};
 use keelblock_actors::ports::{Blob, Puller};
+use keelblock_actors::transfer::Transfer;
 
 pub use auth::AuthError;
 pub use client::RegistryClient;
@@ -77,7 +81,7 @@ pub use error::{Asked, RegistryError, Said, Tried};
 pub use failure::{HttpError, Innermost};
 pub use hosts::Host;
 pub use hosts_toml::HostsError;
-pub use meter::{HostMetrics, Meter};
+pub use meter::{HostMetrics, LATENCY_BOUNDS, Meter};
 pub use proxy::{NoProxy, Proxies, Proxy, ProxyError};
 pub(crate) use task::Task;
 pub use tls::TlsError;
@@ -161,6 +165,14 @@ impl Puller for RegistryPuller {
     }
 
     fn open(&self, layer: &LayerSpec) -> BoxFuture<'static, Result<Blob, FetchError>> {
+        self.open_for(layer, Arc::default())
+    }
+
+    fn open_for(
+        &self,
+        layer: &LayerSpec,
+        transfer: Arc<Transfer>,
+    ) -> BoxFuture<'static, Result<Blob, FetchError>> {
         let (blob, from) = match (&layer.blob.digest, &layer.source) {
             (Some(digest), LayerSource::Registry(_)) => (digest.to_string(), layer.source.to_string()),
             _ => (layer.key.to_string(), layer.source.to_string()),
@@ -168,7 +180,7 @@ impl Puller for RegistryPuller {
         let opened = match (&layer.source, &layer.blob.digest) {
             (LayerSource::Registry(reference), Some(digest)) => {
                 let (digest, size, access) = (digest.clone(), layer.blob.size, layer.access.clone());
-                Ok(self.client.open_blob(reference.clone(), digest, size, access))
+                Ok(self.client.open_blob(reference.clone(), digest, size, access, transfer))
             }
             _ => Err(RegistryError::NotAddressed),
         };
