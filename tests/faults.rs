@@ -222,7 +222,7 @@ fn cases() -> Vec<Case> {
             |_, image| Some(Act::Answer(Answer::new(200, &image.layer[..HALF]))),
             Some("registry HOST gives 1048576 bytes for blob DIGEST of app, but its manifest says SIZE"),
             0,
-            2,
+            1,
         ),
         layer(
             "longer than it says, chunked",
@@ -648,8 +648,9 @@ fn slow_connections(ranges_refused: bool) -> (String, Vec<String>) {
             if pulled.bytes_fetched != size as u64 {
                 wrong.push(format!("{} bytes of {size}", pulled.bytes_fetched));
             }
-            // The one that begins, and two to four for ranges.
-            if sent.len() < 2 || sent.len() > 5 {
+            // The one that begins, and two to four at once for ranges. A range that begins while the connection of the one
+            // before it is on its way back to the pool opens another: on a busy machine some, never one for each range.
+            if sent.len() < 2 || sent.len() > 12 {
                 wrong.push(format!("{} connections", sent.len()));
             }
             // No connection brought it all.

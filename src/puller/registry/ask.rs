@@ -289,7 +289,9 @@ impl Session {
             let mut answer = answer.map_err(|source| RegistryError::Http { asked: asked.clone(), source })?;
             match answer.status.as_u16() {
                 200 => {
-                    let length = answer.body.size();
+                    // That of an encoded body is another matter, for whoever decodes none.
+                    let encoded = answer.headers.contains_key(header::CONTENT_ENCODING);
+                    let length = answer.body.size().filter(|_| !encoded);
                     return match (question.size, length) {
                         (Some(expected), Some(actual)) if expected != actual => {
                             Err(RegistryError::WrongSize { asked: asked.clone(), expected, actual })
