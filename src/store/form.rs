@@ -49,7 +49,7 @@ pub enum LayerForm {
     Tree,
 }
 
-/// `layer.json`. Behind its last field is a sum of all before it ([`seal`]).
+/// `layer.json`. Behind its last field is a sum of all before it (`seal`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerRecord {
