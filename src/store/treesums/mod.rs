@@ -3,8 +3,8 @@
 //!
 //! Nothing is read back for it, and the tree is not walked: what is made is noted when it is made ([`notes`]), content is
 //! summed while it is written, and when all is there the notes are put in order of paths and written to the file `sums`
-//! ([`compile`]). Only what cannot be known from what was asked for (xattrs, which the kernel may rewrite; a second name of
-//! a file whose first is gone) is asked of the filesystem then. [`verify`] compares the file with the tree. Memory is bounded,
+//! ([`mod@compile`]). Only what cannot be known from what was asked for (xattrs, which the kernel may rewrite; a second name of
+//! a file whose first is gone) is asked of the filesystem then. [`mod@verify`] compares the file with the tree. Memory is bounded,
 //! whatever the layer's size.
 //!
 //! ```text
