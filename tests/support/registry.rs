@@ -33,6 +33,7 @@ pub struct Seen {
     pub query: String,
     pub authorization: Option<String>,
     pub accept: Option<String>,
+    pub range: Option<String>,
     /// What a POST carries.
     pub body: String,
 }
@@ -283,6 +284,7 @@ async fn answer(
         query: request.uri().query().unwrap_or_default().to_owned(),
         authorization: header("authorization"),
         accept: header("accept"),
+        range: header("range"),
         body: String::new(),
     };
     let sent = http_body_util::BodyExt::collect(request.into_body()).await;
