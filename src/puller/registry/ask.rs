@@ -217,7 +217,9 @@ impl Session {
     ) -> Result<T, RegistryError> {
         let retries = if last { self.settings.limits.retries_max } else { 0 };
         let mut pauses = Pauses::new(&self.settings.limits, retries);
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let error = match self.get_in_any_scheme(question, endpoint).await {
                 Ok(answer) => match take(Served { answer, endpoint: endpoint.clone() }).await {
                     Ok(taken) => return Ok(taken),
@@ -225,10 +227,16 @@ impl Session {
                 },
                 Err(error) => error,
             };
-            let Some(pause) = pauses.before_next(&error) else { return Err(error) };
+            let Some(pause) = pauses.before_next(&error) else {
+                return Err(match attempts {
+                    1 => error,
+                    _ => RegistryError::Retried { attempts, last: Box::new(error) },
+                });
+            };
             self.meter.retried(&endpoint.host.server);
             question.transfer.iter().for_each(|transfer| transfer.retried());
-            info!(self.log, "registry is asked again after a pause"; "host" => &endpoint.host.server,
+            // Whoever waits shall know for what.
+            warn!(self.log, "registry is asked again after a pause"; "host" => &endpoint.host.server,
                 "what" => %question.asked, "pause_ms" => u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
                 "error" => chain(&error));
             tokio::time::sleep(pause).await;

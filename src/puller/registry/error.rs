@@ -166,6 +166,14 @@ pub enum RegistryError {
         /// The mirrors that were tried before.
         tried: Vec<Tried>,
     },
+    /// It failed in a way that may pass, and did so each time.
+    #[error("{}; it was asked {attempts} times", chain(last))]
+    Retried {
+        /// How often it was asked.
+        attempts: usize,
+        /// What became of the last time.
+        last: Box<RegistryError>,
+    },
     /// Mirrors are set up, but none that may be asked for this.
     #[error("no host is set up that may be asked for {asked} of registry {}", asked.registry)]
     NoHost {
@@ -313,7 +321,9 @@ impl RegistryError {
     /// What the last server said, whatever others said before it.
     pub fn of_the_last(&self) -> &Self {
         match self {
-            Self::Mirrors { last, .. } | Self::BrokeOff { last, .. } => last.of_the_last(),
+            Self::Mirrors { last, .. } | Self::BrokeOff { last, .. } | Self::Retried { last, .. } => {
+                last.of_the_last()
+            }
             own => own,
         }
     }
@@ -328,7 +338,9 @@ impl RegistryError {
         match self {
             Self::Http { source, .. } => source.is_of_the_connection(),
             Self::Lost { .. } => true,
-            Self::Mirrors { last, .. } | Self::BrokeOff { last, .. } => last.is_of_the_connection(),
+            Self::Mirrors { last, .. } | Self::BrokeOff { last, .. } | Self::Retried { last, .. } => {
+                last.is_of_the_connection()
+            }
             Self::Auth { source: AuthError::Http { source, .. }, .. } => source.is_of_the_connection(),
             _ => false,
         }

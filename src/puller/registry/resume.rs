@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use hyper::header::{self, HeaderValue};
 use keelblock_actors::error::{chain, quote};
 use keelblock_actors::transfer::Transfer;
-use slog::info;
+use slog::{info, warn};
 
 use super::ask::{Question, Served};
 use super::body::Body;
@@ -233,7 +233,7 @@ impl Stream {
         let Some(pause) = self.pauses.before_next(&error) else { return Err(self.given_up(error)) };
         source.session.meter.retried(&current.server);
         source.transfer.retried();
-        info!(source.session.log, "blob broke off, and is asked for again after a pause"; "host" => &current.server,
+        warn!(source.session.log, "blob broke off, and is asked for again after a pause"; "host" => &current.server,
             "what" => %asked, "bytes" => self.at, "attempt" => source.transfer.counts().retries,
             "pause_ms" => u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "error" => chain(&error));
         tokio::time::sleep(pause).await;
