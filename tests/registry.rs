@@ -290,7 +290,7 @@ fn a_token_that_does_not_help_is_not_asked_for_for_ever() {
     assert_eq!(
         chain(&error),
         format!(
-            "cannot resolve docker:{host}/app:1: registry {host} refuses manifest 1 of app (HTTP 401); it says \"UNAUTHORIZED: authentication required\"; asked without credentials: the repository is private or does not exist, check its name and --docker_auth"
+            "cannot resolve docker:{host}/app:1: registry {host} refuses manifest 1 of app (HTTP 401); it says \"UNAUTHORIZED: authentication required\"; asked without credentials: the repository is private or does not exist, check its name and your credentials (--docker_config, --docker_auth)"
         )
     );
     assert_eq!((registry.seen().len(), server.count("/token")), (2, 1));
@@ -412,7 +412,7 @@ fn each_fault_of_a_manifest_has_its_own_words() {
         fault(
             "refused",
             manifest(Reply::error(403, "DENIED", "no\u{1b}[31m")),
-            "cannot resolve docker:HOST/app:1: registry HOST refuses manifest 1 of app (HTTP 403); it says \"DENIED: no\\u{1b}[31m\"; asked without credentials: the repository is private or does not exist, check its name and --docker_auth",
+            "cannot resolve docker:HOST/app:1: registry HOST refuses manifest 1 of app (HTTP 403); it says \"DENIED: no\\u{1b}[31m\"; asked without credentials: the repository is private or does not exist, check its name and your credentials (--docker_config, --docker_auth)",
         ),
         fault(
             "absent",

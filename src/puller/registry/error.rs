@@ -99,7 +99,7 @@ pub enum RegistryError {
     },
     /// The registry refuses it to whoever we are.
     #[error(
-        "registry {} refuses {asked} (HTTP {status}){said}; asked {credentials}: the repository is private or does not exist, check its name and --docker_auth", asked.registry
+        "registry {} refuses {asked} (HTTP {status}){said}; asked {credentials}: the repository is private or does not exist, check its name and your credentials (--docker_config, --docker_auth)", asked.registry
     )]
     Denied {
         /// What was asked.
