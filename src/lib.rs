@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod backend;
+mod base64;
 pub mod cli;
 pub mod config;
 pub mod erofs;

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::schema1::Schema1Error;
 use super::{BadJson, List, depth};
+use crate::base64;
 
 /// Longest protected header that is read, in base64: ten times those that libtrust writes, which have 3 fields.
 const HEADER_BYTES_MAX: usize = 4096;
@@ -74,46 +75,14 @@ fn header(protected: &str, document_bytes: usize) -> Result<(usize, Vec<u8>), &'
     if protected.len() > HEADER_BYTES_MAX {
         return Err("its protected header is longer than 4096 bytes");
     }
-    let bytes = unbase64url(protected).ok_or("its protected header is no base64url")?;
+    let bytes = base64::decode_url(protected).ok_or("its protected header is no base64url")?;
     depth::check(&bytes).map_err(|_| "its protected header is nested too deep")?;
     let header: Header = serde_json::from_slice(&bytes)
         .map_err(|_| "its protected header has no formatLength and formatTail")?;
     let length = usize::try_from(header.format_length).ok().filter(|&length| length <= document_bytes);
     let length = length.ok_or("its formatLength is more than the document has")?;
-    let tail = unbase64url(&header.format_tail).ok_or("its formatTail is no base64url")?;
+    let tail = base64::decode_url(&header.format_tail).ok_or("its formatTail is no base64url")?;
     Ok((length, tail))
-}
-
-/// Base64 in the alphabet for addresses, padded or not (RFC 4648, section 5). As in Go, the bits left over at the end may
-/// be anything.
-fn unbase64url(text: &str) -> Option<Vec<u8>> {
-    let digits = match text.len() % 4 {
-        0 => text.strip_suffix("==").or(text.strip_suffix('=')).unwrap_or(text),
-        _ => text,
-    };
-    if digits.len() % 4 == 1 {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 2);
-    let (mut bits, mut count) = (0u32, 0);
-    for digit in digits.bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-            bits &= (1 << count) - 1;
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 use keelblock_actors::error::quote;
 use serde_json::{Map, Value};
 
-use super::{Login, Secret, base64};
+use super::{Login, Secret};
+use crate::base64;
 
 /// The names of Docker Hub. `docker login` writes the first, as an address.
 const HUB: [&str; 3] = ["index.docker.io", "docker.io", "registry-1.docker.io"];

@@ -6,7 +6,6 @@
 //! - `helper`: programs that keep credentials (`docker-credential-NAME`);
 //! - `sources`: all of these, in their order.
 
-mod base64;
 pub(super) mod docker_config;
 mod file;
 mod helper;
@@ -20,6 +19,8 @@ use futures_util::future::BoxFuture;
 use hyper::header::{HeaderValue, InvalidHeaderValue};
 use keelblock_actors::error::{Cause, quote};
 use keelblock_actors::image::access::Access;
+
+use crate::base64;
 
 pub use docker_config::{DockerConfig, DockerConfigError};
 pub use file::FileError;
