@@ -673,13 +673,14 @@ impl Outcome<'_> {
         self
     }
 
-    /// Panics unless it is an error of keelblock itself: status 125, one line on standard error, and that
-    /// names each of these.
+    /// Panics unless it is an error of keelblock itself: status 125, one line on standard error besides warnings of the log, and
+    /// that names each of these.
     #[track_caller]
     pub(crate) fn failed_naming(self, names: &[&str]) -> Self {
         let outcome = self.code(125);
         let stderr = outcome.stderr();
-        let lines: Vec<_> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+        let is_reason = |line: &&str| !line.trim().is_empty() && !line.contains(" WARN ");
+        let lines: Vec<_> = stderr.lines().filter(is_reason).collect();
         assert_eq!(lines.len(), 1, "the reason is not one line{outcome}");
         for name in names {
             assert!(lines[0].contains(name), "the reason does not name {name:?}{outcome}");
