@@ -178,7 +178,12 @@ fn entry(key: &str, value: &Map<String, Value>) -> Result<Entry, DockerConfigErr
 
 /// The place that a key means. With a scheme it is an address, and `/v1/` and `/v2/` are that of the API.
 fn place(key: &str) -> String {
-    let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    // Schemes are the same in any case (RFC 3986 section 3.1).
+    let without = |scheme: &str| {
+        let start = key.get(..scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then(|| &key[scheme.len()..])
+    };
+    let rest = without("https://").or_else(|| without("http://")).unwrap_or(key);
     let rest = rest.trim_end_matches('/');
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let host = host_name(host);
@@ -247,7 +252,7 @@ pub(crate) fn holds(bytes: &[u8]) {
             );
             assert!(config.login(host, format!("{path}/more").trim_start_matches('/'), "x").is_some());
         }
-        assert!(!entry.place.starts_with("https://") || entry.key.matches("https://").count() > 1);
+        assert!(!entry.place.starts_with("https://") || entry.key.matches("://").count() > 1);
     }
     let shown = format!("{config:?}");
     for entry in &config.entries {
@@ -277,6 +282,14 @@ mod tests {
 
     fn is(user: &str, password: &str) -> Option<(String, String)> {
         Some((user.to_owned(), password.to_owned()))
+    }
+
+    #[test]
+    fn a_scheme_is_one_in_any_case() {
+        for key in ["https://r.io", "HTTPS://R.io/v2/", "httPs://r.io/v1/", "HTTP://r.io/"] {
+            let config = serde_json::json!({"auths": {key: {"auth": auth("u:p")}}}).to_string();
+            assert_eq!(who(&config, "r.io", "app"), is("u", "p"), "{key}");
+        }
     }
 
     #[test]
