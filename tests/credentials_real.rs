@@ -2,21 +2,22 @@
 //! program, everything logged: and no secret anywhere in what it says.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
 mod support {
     pub(crate) mod binary;
     pub(crate) mod images;
+    pub(crate) mod peers;
     pub(crate) mod registry;
 }
 
 use support::binary::{Invocation, Room, need_programs, run_program};
 use support::images::{Compression, Image, shell};
+use support::peers::Registry;
 use support::registry::{Reply, Seen, TestRegistry};
 
 const PASSWORD: &str = "open-sesame-7";
@@ -25,66 +26,17 @@ const CODED: &str = "dXNlcjpvcGVuLXNlc2FtZS03";
 /// The password by bcrypt, as `htpasswd -nbB` writes it.
 const HASHED: &str = "user:$2y$05$abcdefghijklmnopqrstuuYhafDARXY0KToV89BBvM5ig95pRHC2G";
 
-/// `docker-registry` on loopback.
-struct Registry {
-    child: Child,
-    address: SocketAddr,
-}
+const IMAGE: &str = "team/app:1";
 
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Registry {
-    /// Starts one with this `auth` section.
-    fn start(room: &Room, auth: &str) -> Self {
-        // Another process may take a port that is free now: then once more.
-        for attempt in 0..10 {
-            let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let config = room.join(format!("registry{attempt}.yml"));
-            let storage = room.join("storage");
-            let text = format!(
-                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n{auth}\n",
-                storage.display()
-            );
-            std::fs::write(&config, text).unwrap();
-            let mut child = Command::new("docker-registry")
-                .arg("serve")
-                .arg(&config)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let deadline = Instant::now() + Duration::from_secs(30);
-            while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(address).is_ok() {
-                    return Self { child, address };
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        panic!("docker-registry does not start");
-    }
-
-    fn image(&self) -> String {
-        format!("{}/team/app:1", self.address)
-    }
-
-    fn push(&self, room: &Room) {
-        let layout = room.join("layout");
-        Image::new().compressed(shell().finish(), Compression::Gzip).write_oci(&layout, "t");
-        let source = format!("oci:{}:t", layout.display());
-        let target = format!("docker://{}", self.image());
-        let login = format!("user:{PASSWORD}");
-        let fixed =
-            ["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", &login];
-        run_program("skopeo", fixed.into_iter().chain([source.as_str(), &target]));
-    }
+/// Pushes the image of these tests, by the user that they log in as.
+fn push(registry: &Registry, room: &Room) {
+    let layout = room.join("layout");
+    Image::new().compressed(shell().finish(), Compression::Gzip).write_oci(&layout, "t");
+    let source = format!("oci:{}:t", layout.display());
+    let target = format!("docker://{}", registry.image(IMAGE));
+    let login = format!("user:{PASSWORD}");
+    let fixed = ["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", &login];
+    run_program("skopeo", fixed.into_iter().chain([source.as_str(), &target]));
 }
 
 /// A pull by a user whose home is the room, with everything logged.
@@ -130,9 +82,9 @@ fn every_source_logs_in_at_a_registry_with_passwords() {
     let room = Room::new("credentials");
     std::fs::write(room.join("htpasswd"), HASHED).unwrap();
     let auth = format!("auth: {{htpasswd: {{realm: r, path: {}}}}}", room.join("htpasswd").display());
-    let registry = Registry::start(&room, &auth);
-    registry.push(&room);
-    let (image, host) = (registry.image(), registry.address.to_string());
+    let registry = Registry::start_with(&auth);
+    push(&registry, &room);
+    let (image, host) = (registry.image(IMAGE), registry.address().to_string());
     let usual = room.join(".docker/config.json");
 
     let nobody = pull(&room, &image).run().code(125).stderr();
@@ -263,11 +215,11 @@ fn a_registry_with_tokens_lets_in_whom_its_token_server_knows() {
         "auth: {{token: {{realm: \"{}/token\", service: keelblock-test, issuer: keelblock-test, rootcertbundle: {certificate_text}}}}}",
         server.url()
     );
-    let registry = Registry::start(&room, &auth);
-    registry.push(&room);
-    let image = registry.image();
+    let registry = Registry::start_with(&auth);
+    push(&registry, &room);
+    let image = registry.image(IMAGE);
     let before = server.seen().len();
-    let text = config(registry.address);
+    let text = config(registry.address());
     let known = pull(&room, &image).env("KEELBLOCK_DOCKER_CONFIG", &text).run().ok().stderr();
     // One token for manifest, config and layers.
     let asked = &server.seen()[before..];

@@ -31,7 +31,13 @@ fn image(name: &str, layer: &StoredLayer) -> ImageRecord {
         name: name.canonical(),
     };
     ImageRecord {
-        plan: ImagePlan { identity, layers: vec![], runtime: RuntimeConfig::default(), platform: None },
+        plan: ImagePlan {
+            identity,
+            layers: vec![],
+            runtime: RuntimeConfig::default(),
+            platform: None,
+            chosen_for: None,
+        },
         layers: vec![layer.clone()],
         pulled_ms: 7,
     }

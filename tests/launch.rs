@@ -502,31 +502,3 @@ fn a_killed_launching_process_leaves_no_container() {
         let _ = std::fs::remove_dir_all(directory);
     }
 }
-
-/// Prints how long launches take; asserts nothing. `cargo test --release --test launch -- --ignored --nocapture`
-#[test]
-#[ignore = "prints figures"]
-fn measure_launches() {
-    let Some(house) = house() else { return };
-    for round in 0..2 {
-        let mut times: Vec<u128> = (0..200)
-            .map(|n| {
-                let context = house.context(&format!("measure-{round}-{n}"), program(&["/bin/true"]));
-                let begin = std::time::Instant::now();
-                let (status, _) = house.run(&context);
-                assert_eq!(status, ExitStatus::Exited(0));
-                begin.elapsed().as_micros()
-            })
-            .collect();
-        times.sort_unstable();
-        println!("one at a time: median {} us, p10 {} us, p90 {} us", times[100], times[20], times[180]);
-    }
-    let begin = std::time::Instant::now();
-    std::thread::scope(|scope| {
-        for n in 0..100 {
-            let house = &house;
-            scope.spawn(move || house.run(&house.context(&format!("at-once-{n}"), program(&["/bin/true"]))));
-        }
-    });
-    println!("100 at once: {} us in all", begin.elapsed().as_micros());
-}

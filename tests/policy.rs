@@ -204,3 +204,34 @@ fn an_image_in_the_store_for_another_platform_is_not_the_one_that_is_wanted() {
     assert_eq!(registry.seen().len(), asked);
     assert_eq!(pull("linux/amd64", None).as_ref(), Ok(&entries[0].0));
 }
+
+#[test]
+fn an_image_for_another_processor_that_is_the_only_one_is_not_asked_for_each_time() {
+    let registry = TestRegistry::start();
+    let bytes = layer("foreign");
+    let config = serde_json::json!({
+        "architecture": "s390x", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&bytes)]},
+    });
+    let config_bytes = config.to_string();
+    let config = registry.put_blob("app", config_bytes.clone());
+    let blob = registry.put_blob("app", bytes.clone());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": descriptor(OCI_CONFIG, &config, config_bytes.len()),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &blob, bytes.len())],
+    });
+    let digest = registry.put_manifest("app", "1", OCI_MANIFEST, manifest.to_string().as_bytes());
+    let home = tempfile::tempdir().unwrap();
+    let image = format!("{}/app:1", registry.host());
+    assert_eq!(pull(home.path(), &image, None, |_| {}).as_ref(), Ok(&digest));
+    let asked = registry.seen().len();
+    for policy in [None, Some(PullPolicy::Never)] {
+        assert_eq!(pull(home.path(), &image, policy, |_| {}).as_ref(), Ok(&digest));
+    }
+    assert_eq!(registry.seen().len(), asked);
+    // Who names a platform is not given one for another.
+    let other = |config: &mut Config| config.platform = Some("linux/arm64".parse().unwrap());
+    let refused = pull(home.path(), &image, None, other).unwrap_err();
+    assert!(refused.contains("is for linux/s390x, and not for linux/arm64"), "{refused}");
+}

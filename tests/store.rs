@@ -456,7 +456,13 @@ fn image(name: &str, layers: &[&StoredLayer]) -> ImageRecord {
         name: name.canonical(),
     };
     ImageRecord {
-        plan: ImagePlan { identity, layers: vec![], runtime: RuntimeConfig::default(), platform: None },
+        plan: ImagePlan {
+            identity,
+            layers: vec![],
+            runtime: RuntimeConfig::default(),
+            platform: None,
+            chosen_for: None,
+        },
         layers: layers.iter().map(|layer| (*layer).clone()).collect(),
         pulled_ms: 7,
     }

@@ -529,6 +529,7 @@ pub fn image(name: &str, family: &str, layers: usize) -> (ImageRequest, ImagePla
         layers: (0..layers).map(layer).collect(),
         runtime: RuntimeConfig { cmd: vec!["true".to_owned()], ..RuntimeConfig::default() },
         platform: None,
+        chosen_for: None,
     };
     (ImageRequest::cached(name), plan)
 }

@@ -1,5 +1,6 @@
 //! Schema 1, signed and plain, from a registry that may lie.
 
+use ::base64::Engine as _;
 use std::fs;
 use std::io::Write;
 
@@ -22,14 +23,7 @@ use super::{PLAIN, Rig, manifest, put};
 const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
 fn base64url(bytes: &[u8]) -> String {
-    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits =
-            group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        text.extend((0..=group.len()).map(|n| char::from(digits[(bits >> (18 - 6 * n) & 63) as usize])));
-    }
-    text
+    ::base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// The payload with a signature before its last bracket, as registries do it.

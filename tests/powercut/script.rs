@@ -86,6 +86,7 @@ pub(crate) fn image(name: &str, layers: &[&Layer]) -> ImageRecord {
             layers: layers.iter().map(|layer| layer.spec.clone()).collect(),
             runtime: RuntimeConfig::default(),
             platform: None,
+            chosen_for: None,
         },
         layers: layers.iter().map(|layer| StoredLayer { diff_id: layer.diff.clone() }).collect(),
         pulled_ms: 1,

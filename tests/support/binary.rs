@@ -673,13 +673,19 @@ impl Outcome<'_> {
         self
     }
 
-    /// Panics unless it is an error of keelblock itself: status 125, one line on standard error besides warnings of the log, and
-    /// that names each of these.
+    /// Panics unless it is an error of keelblock itself: status 125, one line on standard error besides what the log warns of
+    /// attempts that come after another, and that names each of these.
     #[track_caller]
     pub(crate) fn failed_naming(self, names: &[&str]) -> Self {
         let outcome = self.code(125);
         let stderr = outcome.stderr();
-        let is_reason = |line: &&str| !line.trim().is_empty() && !line.contains(" WARN ");
+        let is_attempt = |line: &str| {
+            line.contains(" WARN ")
+                && ["asked again after", "asked for again after", "fetched once more"]
+                    .iter()
+                    .any(|words| line.contains(words))
+        };
+        let is_reason = |line: &&str| !line.trim().is_empty() && !is_attempt(line);
         let lines: Vec<_> = stderr.lines().filter(is_reason).collect();
         assert_eq!(lines.len(), 1, "the reason is not one line{outcome}");
         for name in names {

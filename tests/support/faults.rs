@@ -161,6 +161,8 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     /// Body bytes of layers, by connection.
     sent: Mutex<Vec<u64>>,
+    /// Answers with the layer that are being written, and the most there were at once.
+    at_once: Mutex<(usize, usize)>,
     ended: Mutex<bool>,
     end: Condvar,
 }
@@ -186,6 +188,7 @@ impl FaultRegistry {
             script: Box::new(script),
             requests: Mutex::default(),
             sent: Mutex::default(),
+            at_once: Mutex::default(),
             ended: Mutex::default(),
             end: Condvar::new(),
         });
@@ -224,6 +227,11 @@ impl FaultRegistry {
     /// How many requests for the layer.
     pub fn of_layer(&self) -> usize {
         self.requests().iter().filter(|request| request.what == What::Layer).count()
+    }
+
+    /// The most answers with the layer that were being written at once.
+    pub fn at_once(&self) -> usize {
+        self.shared.at_once.lock().unwrap().1
     }
 
     /// Bytes of the layer that were written, by connection.
@@ -267,7 +275,14 @@ fn serve(shared: &Shared, stream: &TcpStream, connection: usize) {
             Act::Silent => return stall(shared),
         };
         let is_layer = request.what == What::Layer;
-        if write_answer(shared, stream, &answer, is_layer.then_some(connection)).is_err() {
+        if is_layer {
+            let (now, most) = &mut *shared.at_once.lock().unwrap();
+            *now += 1;
+            *most = (*most).max(*now);
+        }
+        let written = write_answer(shared, stream, &answer, is_layer.then_some(connection));
+        shared.at_once.lock().unwrap().0 -= usize::from(is_layer);
+        if written.is_err() {
             return;
         }
         match answer.ending {

@@ -163,7 +163,8 @@ fn answers(address: SocketAddr) -> bool {
     let mut start = [0; 12];
     stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n").is_ok()
         && stream.read_exact(&mut start).is_ok()
-        && &start == b"HTTP/1.1 200"
+        // Or who asks.
+        && matches!(&start, b"HTTP/1.1 200" | b"HTTP/1.1 401")
 }
 
 /// A proxy before a server that lets so many bytes of answers through and then holds everything, until it is

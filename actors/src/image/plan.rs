@@ -23,6 +23,9 @@ pub struct ImagePlan {
     /// What it says that it runs on (`linux/amd64`), if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// For which platform it was chosen, where its provider chooses by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_for: Option<String>,
 }
 
 impl ImagePlan {

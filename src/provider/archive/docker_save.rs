@@ -64,7 +64,7 @@ pub(super) fn resolve(
     }
     let config = Digest::of(&image.config);
     let identity = ImageIdentity { name, manifest: config.clone(), config };
-    Ok(ImagePlan { identity, layers, runtime: image.runtime, platform: None })
+    Ok(ImagePlan { identity, layers, runtime: image.runtime, platform: None, chosen_for: None })
 }
 
 /// An image found, in either form.

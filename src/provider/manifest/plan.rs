@@ -46,7 +46,7 @@ pub fn plan(
         });
     }
     let platform = config.platform.map(|platform| platform.to_string());
-    Ok(ImagePlan { identity, layers: specs, runtime: config.runtime, platform })
+    Ok(ImagePlan { identity, layers: specs, runtime: config.runtime, platform, chosen_for: None })
 }
 
 /// How a layer of this media type is wrapped; `None` for what is no layer media type. "Foreign" and

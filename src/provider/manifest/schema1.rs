@@ -231,6 +231,7 @@ impl Schema1 {
             layers: self.layers.into_iter().map(spec).collect(),
             runtime: self.runtime,
             platform: self.platform.map(|platform| platform.to_string()),
+            chosen_for: None,
         })
     }
 }

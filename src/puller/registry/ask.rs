@@ -55,6 +55,8 @@ pub(super) struct Question {
     pub(super) size: Option<u64>,
     /// Whom it is asked for, and told of: of its servers those that this one avoids are left out while there are others.
     pub(super) transfer: Option<Arc<Transfer>>,
+    /// Whether a failure that may pass is the caller's to wait out: he counts attempts himself.
+    pub(super) at_once: bool,
 }
 
 impl Question {
@@ -68,6 +70,7 @@ impl Question {
             headers: HeaderMap::new(),
             size: None,
             transfer: None,
+            at_once: false,
         }
     }
 
@@ -127,12 +130,14 @@ impl Session {
                 tried.push(Tried { server, why });
                 continue;
             }
+            let begun = Instant::now();
             let error = match self.ask_with_patience(question, &endpoint, last, take).await {
                 Ok(taken) => {
                     self.health.is_well(&server);
                     let who = if endpoint.host.mirror { "mirror serves" } else { "registry serves" };
                     info!(self.log, "{}", who; "host" => &server, "what" => %question.asked,
-                        "registry" => &endpoint.registry);
+                        "registry" => &endpoint.registry,
+                        "elapsed_ms" => u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
                     return Ok(taken);
                 }
                 Err(error) => error,
@@ -215,7 +220,7 @@ impl Session {
         last: bool,
         take: &Take<'_, T>,
     ) -> Result<T, RegistryError> {
-        let retries = if last { self.settings.limits.retries_max } else { 0 };
+        let retries = if last && !question.at_once { self.settings.limits.retries_max } else { 0 };
         let mut pauses = Pauses::new(&self.settings.limits, retries);
         let mut attempts = 0;
         loop {

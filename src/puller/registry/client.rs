@@ -161,7 +161,11 @@ impl RegistryClient {
         let image = name.clone();
         let place = state.place(&reference);
         let asked = asked(&place, "manifest", name_of(&reference));
-        let task = Task::spawn(&self.handle, async move { state.resolve(name, &reference, &place).await });
+        let chosen_for = Some(self.state.settings.platform.to_string());
+        let task = Task::spawn(&self.handle, async move {
+            let plan = state.resolve(name, &reference, &place).await?;
+            Ok(ImagePlan { chosen_for, ..plan })
+        });
         async move {
             let place = format!("registry {}", asked.registry);
             let wanted = asked.clone();
@@ -178,10 +182,12 @@ impl RegistryClient {
         }
     }
 
-    /// Whether an image runs on the platform that is wanted; one that does not say is taken to.
+    /// Whether this is what would be resolved for the platform that is wanted: an image that runs on it, or that was chosen for
+    /// it whatever it says of itself (there was no other, and whoever pulled it was warned). One that does not say is taken to run.
     pub fn fits(&self, plan: &ImagePlan) -> bool {
+        let wanted = &self.state.settings.platform;
         let found = plan.platform.as_deref().and_then(|text| text.parse().ok());
-        found.is_none_or(|found| self.state.settings.platform.runs(&found))
+        found.is_none_or(|found| wanted.runs(&found)) || plan.chosen_for == Some(wanted.to_string())
     }
 
     /// Whether the registry itself, no mirror, gives this manifest to whoever asks.

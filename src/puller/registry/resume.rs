@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::header::{self, HeaderValue};
@@ -232,12 +233,18 @@ impl Stream {
         }
         let Some(pause) = self.pauses.before_next(&error) else { return Err(self.given_up(error)) };
         source.session.meter.retried(&current.server);
-        source.transfer.retried();
-        warn!(source.session.log, "blob broke off, and is asked for again after a pause"; "host" => &current.server,
-            "what" => %asked, "bytes" => self.at, "attempt" => source.transfer.counts().retries,
-            "pause_ms" => u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "error" => chain(&error));
-        tokio::time::sleep(pause).await;
+        self.wait(pause, &current.server, &error).await;
         Ok(())
+    }
+
+    /// Before it is asked for again.
+    async fn wait(&self, pause: Duration, host: &str, error: &RegistryError) {
+        let source = &self.source;
+        source.transfer.retried();
+        warn!(source.session.log, "blob broke off, and is asked for again after a pause"; "host" => host,
+            "what" => %source.question.asked, "bytes" => self.at, "attempt" => source.transfer.counts().retries,
+            "pause_ms" => u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "error" => chain(error));
+        tokio::time::sleep(pause).await;
     }
 
     fn given_up(&self, last: RegistryError) -> RegistryError {
@@ -256,7 +263,8 @@ impl Stream {
         let mut lied: Option<(String, RegistryError)> = None;
         loop {
             let ranged = self.part || (self.at > 0 && !self.refuses_ranges);
-            let mut question = source.question.clone();
+            // Once it has begun one count holds for all that goes wrong: attempts without progress.
+            let mut question = Question { at_once: begun, ..source.question.clone() };
             if ranged {
                 question = question.header(header::RANGE, range(self.at, self.end));
             }
@@ -266,7 +274,13 @@ impl Stream {
                     self.no_range()?;
                     continue;
                 }
-                Err(error) if begun => return Err(self.given_up(error).into()),
+                Err(error) if begun => {
+                    let Some(pause) = self.pauses.before_next(&error) else {
+                        return Err(self.given_up(error).into());
+                    };
+                    self.wait(pause, &source.question.asked.registry, &error).await;
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             let server = served.endpoint.host.server.clone();

@@ -1,5 +1,6 @@
 //! Signatures as registries make them, and as enemies do.
 
+use ::base64::Engine as _;
 use keelblock_actors::error::chain;
 use keelblock_actors::image::digest::Digest;
 use proptest::prelude::*;
@@ -13,14 +14,7 @@ use super::super::{
 use super::*;
 
 fn base64url(bytes: &[u8]) -> String {
-    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits =
-            group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        text.extend((0..=group.len()).map(|n| char::from(digits[(bits >> (18 - 6 * n) & 63) as usize])));
-    }
-    text
+    ::base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn protected(length: usize, tail: &str) -> Value {

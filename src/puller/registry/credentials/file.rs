@@ -2,9 +2,11 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::docker_config::{DockerConfig, DockerConfigError};
 
@@ -125,9 +127,9 @@ impl ConfigFile {
         }
         *read = None;
         // A pipe that took its place meanwhile must not hold us up.
-        let mut options = File::options();
-        let opened = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(&path);
-        let file = opened.map_err(|error| unreadable(&path, error))?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&path, flags, Mode::empty());
+        let file = File::from(opened.map_err(|errno| unreadable(&path, errno.into()))?);
         // Of the file that is read, whatever its name means now.
         let of = stamp(&file.metadata().map_err(|error| unreadable(&path, error))?);
         let mut bytes = Vec::new();
