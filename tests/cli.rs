@@ -133,7 +133,8 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
     for (args, said) in [
         (&["no-such-command"][..], "no-such-command"),
         (&["run"], "IMAGE"),
-        (&["run", "--no-such-flag", &image], "--no-such-flag"),
+        (&["run", "--no-such-flag", &image], "there is no flag \"--no-such-flag\""),
+        (&["run", "--retry_puse=1", &image], "there is no flag \"--retry_puse\""),
         (&["provision", &image], "--id"),
         (&["--image_provisioner_backend=aufs", "images"], "aufs"),
         (&["--containerizers=docker", "images"], "docker"),

@@ -1,6 +1,7 @@
 //! Commands about images: pull, images, prune, reference; and the texts made from the command line itself.
 
 use clap::ArgMatches;
+use keelblock_actors::error::quote;
 use keelblock_actors::image::name::{ImageName, ImageRequest, PullPolicy};
 use keelblock_actors::messages::PulledImage;
 use keelblock_actors::ports::{ImageRecord, Keep};
@@ -11,6 +12,11 @@ use super::{CliError, Context, args, bars, collect};
 
 /// An image name from the command line, relative paths made absolute.
 pub(super) fn image_name(text: &str) -> Result<ImageName, CliError> {
+    // No name of an image begins so: where the rest of a line is the container's, a flag that is none of ours comes here.
+    if text.starts_with('-') {
+        let flag = quote(text.split('=').next().unwrap_or_default());
+        return Err(CliError::Usage(format!("there is no flag {flag:?}; see --help for those there are")));
+    }
     let name: ImageName = text.parse().map_err(|error| CliError::Usage(format!("{error}")))?;
     let absolute = |path: &std::path::PathBuf| {
         std::path::absolute(path).map_err(|source| CliError::Io { act: "find the current directory", source })
