@@ -51,6 +51,11 @@ impl Metadata {
         }
     }
 
+    /// Whether there is an inode in a written segment.
+    pub(super) fn any(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
     /// Where the first segments are, ascending: offset and bytes in the image.
     pub(super) fn runs(&self) -> Vec<(u64, u64)> {
         self.written.clone()

@@ -420,6 +420,10 @@ impl<'a> Writer<'a> {
         let shared_xattrs = output.block()?;
         output.push(self.shared.table())?;
         output.align()?;
+        if output.position() == directories && self.metadata.any() {
+            // An inode ends the image, perhaps with its last byte; `fsck.erofs` reads what may follow one all the same.
+            output.zeros(BLOCK as u64)?;
+        }
         let blocks = output.block()?;
         let mut first = [0; BLOCK];
         first[ROOT_AT..ROOT_AT + written.root.len()].copy_from_slice(&written.root);

@@ -93,6 +93,15 @@ fn an_image_of_nothing_is_a_root() {
 }
 
 #[test]
+fn an_inode_may_end_with_the_last_byte_of_a_block() {
+    // 64 bytes each: as many as fill a block, one fewer, one more.
+    for fifos in 63..=65 {
+        let fifo = |number| item(format!("{number}"), What::Special(Special::Fifo));
+        check(&(0..fifos).map(fifo).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn content_of_every_length_around_a_block_is_whole() {
     let lengths =
         [0, 1, 31, 4000, 4031, 4032, 4033, 4095, 4096, 4097, 8128, 8129, 8192, 1 << 20, (1 << 20) + 1];
