@@ -116,6 +116,7 @@ fn image_layer(home: &Path, files: usize) -> Result<(DiskStore, StoredLayer), St
         key: LayerKey::Diff(DiffId(digest.clone())),
         blob: BlobSpec { digest: Some(digest), size, compression: None, media_type: None },
         source: LayerSource::File { path: "/bench".into() },
+        aci: None,
         access: None,
     };
     let settings = StoreSettings {

@@ -30,6 +30,7 @@ fn main() {
             media_type: None,
         },
         source: LayerSource::File { path: "/bench".into() },
+        aci: None,
         access: None,
     };
     // Warms the page cache of nothing, but the processor and the allocator.

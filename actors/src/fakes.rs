@@ -520,6 +520,7 @@ pub fn image(name: &str, family: &str, layers: usize) -> (ImageRequest, ImagePla
             key: LayerKey::Diff(DiffId(digest.clone())),
             blob: BlobSpec { digest: Some(digest), size: Some(1), compression: None, media_type: None },
             source: LayerSource::Registry(reference.clone()),
+            aci: None,
             access: None,
         }
     };
@@ -702,7 +703,7 @@ impl Observer for World {
 
 fn diff(key: &LayerKey) -> DiffId {
     match key {
-        LayerKey::Diff(diff) => diff.clone(),
+        LayerKey::Diff(diff) | LayerKey::Aci(diff) => diff.clone(),
         LayerKey::Blob(blob) => DiffId(blob.clone()),
     }
 }

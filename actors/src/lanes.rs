@@ -37,7 +37,7 @@ impl Lanes {
         let key = match source {
             LayerSource::Registry(reference) => reference.registry.as_deref().unwrap_or_default(),
             // Files of this machine: no registry has this name.
-            LayerSource::Archive { .. } | LayerSource::File { .. } => "/",
+            LayerSource::Archive { .. } | LayerSource::File { .. } | LayerSource::Aci { .. } => "/",
         };
         let mut lanes = self.lanes.borrow_mut();
         if lanes.len() >= LANES_BEFORE_SWEEP && !lanes.contains_key(key) {

@@ -298,10 +298,7 @@ impl ProvisionerActor {
             source: Arc::new(PullError::Store(error)),
         })?;
         self.record(container, |record| {
-            let known = plan.layers.iter().filter_map(|layer| match &layer.key {
-                LayerKey::Diff(diff) => Some(diff.clone()),
-                LayerKey::Blob(_) => None,
-            });
+            let known = plan.layers.iter().filter_map(|layer| layer.key.diff_id().cloned());
             record.layers.extend(known);
             if let Some(stored) = &resolved.stored {
                 record.layers.extend(stored.iter().map(|layer| layer.diff_id.clone()));
@@ -317,7 +314,7 @@ impl ProvisionerActor {
             _ => self.pull(request, plan.clone()).await?,
         };
         // Layers known by blob alone have their diff IDs now.
-        if plan.layers.iter().any(|layer| matches!(layer.key, LayerKey::Blob(_))) {
+        if plan.layers.iter().any(|layer| layer.key.diff_id().is_none()) {
             let layers: Vec<_> = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
             self.record(container, |record| record.layers.extend(layers.iter().cloned())).await?;
         }

@@ -6,7 +6,7 @@ use super::values::{
     absolute, at_least_one, boolean, bytes, bytes_or_none, capabilities, list, number, proxy, seconds,
     small_bytes, wide_number,
 };
-use super::{Config, Secret};
+use super::{AppcVerify, Config, Secret};
 use crate::puller::registry::{DockerConfigSource, NoProxy};
 use crate::store::{LayerForm, SyncMode};
 
@@ -84,17 +84,14 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         name: "image_providers",
         value: "LIST",
-        help: "Kinds of image to serve, separated by commas [default: docker,oci]",
+        help: "Kinds of image to serve, separated by commas [default: docker,oci,appc]",
         heading: IMAGES,
         set: |config, text| {
             let kinds: Vec<_> = list(text).map(|kind| kind.to_ascii_lowercase()).collect();
             for kind in &kinds {
                 match kind.as_str() {
-                    "docker" | "oci" => {}
-                    "appc" => {
-                        return Err("appc images are not served yet; known are docker and oci".to_owned());
-                    }
-                    _ => return Err("known are docker and oci".to_owned()),
+                    "docker" | "oci" | "appc" => {}
+                    _ => return Err("known are docker, oci and appc".to_owned()),
                 }
             }
             config.image_providers = kinds;
@@ -138,6 +135,41 @@ pub const FLAGS: &[Flag] = &[
         heading: IMAGES,
         set: |config, text| {
             config.docker_store_dir = Some(absolute(text)?);
+            Ok(())
+        },
+    },
+    Flag {
+        name: "appc_store_dir",
+        value: "DIR",
+        help: "Where layers and records of appc images are kept, and archives while they are verified [default: where those of docker images are]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.appc_store_dir = Some(absolute(text)?);
+            Ok(())
+        },
+    },
+    Flag {
+        name: "appc_simple_discovery_uri_prefix",
+        value: "PREFIX",
+        help: "What stands before NAME-VERSION-OS-ARCH.aci in the address of an appc image: https://, http://, either of them with a host and path, or a directory as /DIR/ or file:///DIR/. With a host or directory it is the only place that is asked; else meta discovery comes second [default: https://]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.appc_simple_discovery_uri_prefix = text.to_owned();
+            Ok(())
+        },
+    },
+    Flag {
+        name: "appc_verify",
+        value: "WHEN",
+        help: "Which appc images must be signed: required (all), if-present (a signature that is there must be good, and by a key that is trusted for the name), none (signatures are not looked at) [default: if-present]",
+        heading: IMAGES,
+        set: |config, text| {
+            config.appc_verify = match text {
+                "required" => AppcVerify::Required,
+                "if-present" | "if_present" => AppcVerify::IfPresent,
+                "none" => AppcVerify::None,
+                _ => return Err("use required, if-present or none".to_owned()),
+            };
             Ok(())
         },
     },

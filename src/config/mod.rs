@@ -21,6 +21,18 @@ use crate::store::{DiskStore, LayerForm, SyncMode};
 
 pub use flags::{FLAGS, Flag};
 
+/// Which Appc images must be signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppcVerify {
+    /// All.
+    Required,
+    /// A signature that is there must be good, and by a key that is trusted for the name.
+    #[default]
+    IfPresent,
+    /// Signatures are not looked at.
+    None,
+}
+
 /// Everything an agent is started with. `Config::default()` is what no flag at all means.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -36,6 +48,12 @@ pub struct Config {
     pub docker_registry: String,
     /// Layers and image records; `None` = `<work_dir>/store`.
     pub docker_store_dir: Option<PathBuf>,
+    /// `--appc_store_dir`.
+    pub appc_store_dir: Option<PathBuf>,
+    /// `--appc_simple_discovery_uri_prefix`.
+    pub appc_simple_discovery_uri_prefix: String,
+    /// `--appc_verify`.
+    pub appc_verify: AppcVerify,
     /// In which form layers are kept that come from now on.
     pub layer_form: LayerForm,
     /// How often layers are verified in the background; `None` = never.
@@ -152,11 +170,14 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             work_dir: default_work_dir(),
-            image_providers: vec!["docker".to_owned(), "oci".to_owned()],
+            image_providers: ["docker", "oci", "appc"].map(str::to_owned).into(),
             backend: None,
             bind_strict: false,
             docker_registry: "https://registry-1.docker.io".to_owned(),
             docker_store_dir: None,
+            appc_store_dir: None,
+            appc_simple_discovery_uri_prefix: "https://".to_owned(),
+            appc_verify: AppcVerify::default(),
             layer_form: LayerForm::default(),
             scrub_interval: None,
             scrub_rate: None,

@@ -213,6 +213,7 @@ impl Place {
             key,
             blob: BlobSpec { digest: Some(digest), size, compression: None, media_type: None },
             source: LayerSource::File { path: PathBuf::from("/fuzz") },
+            aci: None,
             access: None,
         };
         let stored = staging.unpack(&layer, &mut &blob.bytes[..], &Stop::default());

@@ -76,7 +76,9 @@ async fn open(source: &LayerSource) -> Result<Blob, LocalError> {
     let (path, extent) = match source {
         LayerSource::File { path } => (path, None),
         LayerSource::Archive { path, offset, size, .. } => (path, Some((*offset, *size))),
-        LayerSource::Registry(_) => return Err(LocalError::Elsewhere(source.to_string())),
+        LayerSource::Registry(_) | LayerSource::Aci { .. } => {
+            return Err(LocalError::Elsewhere(source.to_string()));
+        }
     };
     let (file, length) = regular(path).await?;
     let (offset, size) = extent.unwrap_or((0, length));

@@ -451,7 +451,10 @@ struct Inflated {
 
 fn inflate(bytes: &[u8], comes: Lengths) -> Inflated {
     let mut inflated = Inflated { compression: None, output: Vec::new(), ok: false };
-    let Ok(mut opened) = decompress::open(Dribble { bytes, lengths: comes }) else { return inflated };
+    let Ok(mut opened) = decompress::open(Dribble { bytes, lengths: comes }, decompress::Accepted::Layer)
+    else {
+        return inflated;
+    };
     inflated.compression = Some(opened.compression);
     let mut chunk = Chunk::new();
     while inflated.output.len() < OUTPUT_BYTES_MAX {

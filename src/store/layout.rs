@@ -141,6 +141,7 @@ impl Layout {
     pub(super) fn claim_lock(&self, key: &LayerKey) -> PathBuf {
         let (kind, digest) = match key {
             LayerKey::Diff(diff) => ("diff", &diff.0),
+            LayerKey::Aci(diff) => ("aci", &diff.0),
             LayerKey::Blob(blob) => ("blob", blob),
         };
         self.locks().join(format!("{kind}-{}-{}", digest.algorithm(), digest.hex()))

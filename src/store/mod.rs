@@ -13,7 +13,7 @@ mod attributes;
 mod boot;
 mod chunks;
 mod commit;
-mod decompress;
+pub(crate) mod decompress;
 mod dirtimes;
 mod disk;
 mod entry;
@@ -449,7 +449,7 @@ fn removal(error: RemoveError) -> StoreError {
 impl Store for DiskStore {
     fn find(&self, key: &LayerKey) -> Result<Option<StoredLayer>, StoreError> {
         let diff = match key {
-            LayerKey::Diff(diff) => Some(diff.clone()),
+            LayerKey::Diff(diff) | LayerKey::Aci(diff) => Some(diff.clone()),
             LayerKey::Blob(blob) => prune::diff_of_blob(&self.inner.layout, blob)?,
         };
         match diff {

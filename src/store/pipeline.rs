@@ -20,7 +20,7 @@ use keelblock_actors::image::plan::{BlobSpec, Compression};
 use keelblock_actors::stop::Stop;
 
 use super::chunks::{Pool, Receiving, Sending, pipe};
-use super::decompress::{self, Decompressed};
+use super::decompress::{self, Accepted, Decompressed};
 use super::flaw::Flaw;
 use super::intake::Intake;
 use super::space::Outlay;
@@ -40,6 +40,8 @@ pub(super) const EXPANSION_FREE_BYTES: u64 = 1 << 30;
 #[derive(Clone, Copy)]
 pub(super) struct Stages<'a> {
     pub(super) blob: &'a BlobSpec,
+    /// Whether it is an ACI.
+    pub(super) aci: bool,
     pub(super) limits: &'a Limits,
     /// Told how much will come, once that is known.
     pub(super) outlay: &'a Outlay,
@@ -65,6 +67,10 @@ pub(super) struct Ran<T> {
 }
 
 impl Stages<'_> {
+    fn accepted(&self) -> Accepted {
+        if self.aci { Accepted::Aci } else { Accepted::Layer }
+    }
+
     /// Runs a blob through all stages, to its end. `hasher` is that of the tar, `last` makes something of the tar and
     /// reads it to its end.
     pub(super) fn run<T: Send>(
@@ -214,7 +220,8 @@ impl<'a> Decoding<'a> {
     fn open(blob: impl Read + 'a, stages: Stages<'a>) -> Result<Self, Flaw> {
         let blob_bytes = Rc::new(Cell::new(0));
         let counted = Counted { inner: blob, bytes: Rc::clone(&blob_bytes) };
-        let opened = decompress::open(counted).map_err(|error| Flaw::of_decoder("layer", error))?;
+        let opened =
+            decompress::open(counted, stages.accepted()).map_err(|error| Flaw::of_decoder("layer", error))?;
         let found = opened.compression;
         if let Some(declared) = stages.blob.compression
             && declared != found
@@ -265,6 +272,8 @@ impl Chunks for Decoding<'_> {
             let what = match self.opened.compression {
                 Compression::Gzip => "gzip stream",
                 Compression::Zstd => "zstd stream",
+                Compression::Bzip2 => "bzip2 stream",
+                Compression::Xz => "xz stream",
                 Compression::None => "layer",
             };
             Flaw::of_decoder(what, error)

@@ -114,7 +114,7 @@ fn used(
     let mut used = of_containers.clone();
     for key in pinned {
         match key {
-            LayerKey::Diff(diff) => {
+            LayerKey::Diff(diff) | LayerKey::Aci(diff) => {
                 used.insert(diff);
             }
             // Without an index it is not in the store by this name, so there is nothing to keep.

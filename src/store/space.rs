@@ -201,7 +201,7 @@ impl Ledger {
         let bytes = match compression {
             // Its first bytes will tell: until then as it is, which is the least.
             None | Some(Compression::None) => size,
-            Some(Compression::Gzip | Compression::Zstd) => {
+            Some(Compression::Gzip | Compression::Zstd | Compression::Bzip2 | Compression::Xz) => {
                 u64::try_from(u128::from(size) * u128::from(self.estimate_percent) / 100).unwrap_or(u64::MAX)
             }
         };
@@ -215,7 +215,7 @@ impl Ledger {
 
     fn is_here(&self, key: &LayerKey) -> Result<bool, StoreError> {
         let diff = match key {
-            LayerKey::Diff(diff) => diff.clone(),
+            LayerKey::Diff(diff) | LayerKey::Aci(diff) => diff.clone(),
             LayerKey::Blob(blob) => match diff_of_blob(&self.layout, blob)? {
                 Some(diff) => diff,
                 None => return Ok(false),

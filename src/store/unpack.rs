@@ -109,7 +109,7 @@ fn declared_digest(key: &LayerKey, layer: &LayerSpec) -> Result<Option<Digest>, 
             actual: actual.clone(),
         }),
         (LayerKey::Blob(expected), _) => Ok(Some(expected.clone())),
-        (LayerKey::Diff(_), declared) => Ok(declared.clone()),
+        (LayerKey::Diff(_) | LayerKey::Aci(_), declared) => Ok(declared.clone()),
     }
 }
 
@@ -130,12 +130,18 @@ impl Job<'_> {
     fn run(&self, blob: &mut dyn Read) -> Result<LayerRecord, UnpackError> {
         let limits = &self.store.limits;
         let hasher = match self.key {
-            LayerKey::Diff(diff) => diff.0.hasher(),
+            LayerKey::Diff(diff) | LayerKey::Aci(diff) => diff.0.hasher(),
             LayerKey::Blob(_) => Hasher::sha256(),
         };
         let (size, declared) = (self.layer.blob.size, self.declared.as_ref());
         let mut intake = Intake::new(blob, size, declared, limits.layer_bytes_max, self.stop);
-        let stages = Stages { blob: &self.layer.blob, limits, outlay: &self.outlay, stop: self.stop };
+        let stages = Stages {
+            blob: &self.layer.blob,
+            aci: matches!(self.key, LayerKey::Aci(_)),
+            limits,
+            outlay: &self.outlay,
+            stop: self.stop,
+        };
         let ran = stages
             .run(&mut intake, hasher, |tar, threads| match self.form {
                 Form::Tree => self.apply(tar, threads).map(|kept| (kept.applied, None, kept.sums)),
@@ -144,7 +150,7 @@ impl Job<'_> {
             .map_err(|flaw| self.diagnosed(flaw, &mut intake))?;
         self.verify_blob(&mut intake)?;
         let diff_id = DiffId(ran.digest);
-        if let LayerKey::Diff(expected) = self.key
+        if let LayerKey::Diff(expected) | LayerKey::Aci(expected) = self.key
             && *expected != diff_id
         {
             return Err(UnpackError::WrongDiffId { layer: self.key.clone(), actual: diff_id });

@@ -262,6 +262,7 @@ pub(crate) fn child(what: &str) {
             media_type: None,
         },
         source: LayerSource::File { path: "/bomb".into() },
+        aci: None,
         access: None,
     };
     let mut stream = (bomb.stream)();

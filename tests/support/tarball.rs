@@ -328,6 +328,7 @@ pub(crate) fn spec_of(tar: &[u8], blob: &[u8], compression: Compression) -> Laye
             media_type: Some("application/x-test".to_owned()),
         },
         source: LayerSource::File { path: "/test".into() },
+        aci: None,
         access: None,
     }
 }

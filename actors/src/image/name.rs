@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
+use super::appc::{AppcNameError, AppcReference};
 use super::reference::{Reference, ReferenceError};
 use crate::error::quote;
 
@@ -59,8 +60,8 @@ pub enum ImageName {
         /// As in a layout.
         tag: Option<String>,
     },
-    /// `appc:NAME[:VERSION][,label=value...]` or `appc:sha512-...`, as written after the colon.
-    Appc(String),
+    /// `appc:NAME[:VERSION][,label=value...]` or `appc:sha512-...`.
+    Appc(AppcReference),
     /// `aci:PATH`: one ACI file.
     Aci(PathBuf),
 }
@@ -71,6 +72,15 @@ pub enum ImageNameError {
     /// A registry reference is malformed.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// An Appc name is malformed.
+    #[error("{text:?} names no image")]
+    Appc {
+        /// As written.
+        text: String,
+        /// Why.
+        #[source]
+        source: AppcNameError,
+    },
     /// A form that needs a path has none.
     #[error("image {0:?} names no path after its colon")]
     NoPath(String),
@@ -153,7 +163,10 @@ impl FromStr for ImageName {
                 Self::OciArchive { path, tag }
             }
             "appc" if rest.is_empty() => return Err(ImageNameError::NoPath(quote(text))),
-            "appc" => Self::Appc(rest.to_owned()),
+            "appc" => match rest.parse() {
+                Ok(reference) => Self::Appc(reference),
+                Err(source) => return Err(ImageNameError::Appc { text: quote(text), source }),
+            },
             "aci" if rest.is_empty() => return Err(ImageNameError::NoPath(quote(text))),
             "aci" => Self::Aci(PathBuf::from(rest)),
             foreign if FOREIGN.contains(&foreign) || rest.starts_with("//") => {
@@ -279,7 +292,7 @@ mod tests {
             name("oci-archive:x.tar:t"),
             ImageName::OciArchive { path: "x.tar".into(), tag: Some("t".into()) }
         );
-        assert_eq!(name("appc:e.com/a:1,os=linux"), ImageName::Appc("e.com/a:1,os=linux".into()));
+        assert_eq!(name("appc:e.com/a:1,os=linux"), ImageName::Appc("e.com/a:1,os=linux".parse().unwrap()));
         assert_eq!(name("aci:/x.aci"), ImageName::Aci("/x.aci".into()));
     }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
+use super::appc::{AciView, AppcManifest};
 use super::digest::{DiffId, Digest};
 use super::name::{ImageKind, ImageName};
 use super::reference::Reference;
@@ -64,14 +65,27 @@ impl ImageIdentity {
 pub enum LayerKey {
     /// By the digest of its tar, from the image config: the rule.
     Diff(DiffId),
+    /// The root filesystem of an ACI, by [`AciView::diff_id`]: what is brought is verified by the image ID that its view has.
+    Aci(DiffId),
     /// By the digest of its blob: schema 1 manifests, whose diff IDs are unknown until unpacked.
     Blob(Digest),
+}
+
+impl LayerKey {
+    /// What it is stored by, where that is known before it is there.
+    pub fn diff_id(&self) -> Option<&DiffId> {
+        match self {
+            Self::Diff(diff) | Self::Aci(diff) => Some(diff),
+            Self::Blob(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for LayerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Diff(diff) => diff.fmt(f),
+            Self::Aci(diff) => write!(f, "ACI {diff}"),
             Self::Blob(blob) => write!(f, "blob {blob}"),
         }
     }
@@ -86,6 +100,9 @@ pub struct LayerSpec {
     pub blob: BlobSpec,
     /// Where they are.
     pub source: LayerSource,
+    /// What of them makes the layer, when its key is [`LayerKey::Aci`]; else all of their tar, by the rules of Docker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aci: Option<AciView>,
     /// Credentials of whoever wants it; those who want it with others are told apart by them. Never written down.
     #[serde(skip)]
     pub access: Option<Access>,
@@ -115,6 +132,10 @@ pub enum Compression {
     Gzip,
     /// RFC 8878, any number of frames, skippable ones among them.
     Zstd,
+    /// Any number of streams. In ACIs alone.
+    Bzip2,
+    /// Any number of streams. In ACIs alone.
+    Xz,
 }
 
 impl fmt::Display for Compression {
@@ -123,6 +144,8 @@ impl fmt::Display for Compression {
             Self::None => "plain tar",
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+            Self::Xz => "xz",
         })
     }
 }
@@ -149,6 +172,13 @@ pub enum LayerSource {
         /// The file, absolute.
         path: PathBuf,
     },
+    /// An ACI that was brought, and verified, when its image was resolved.
+    Aci {
+        /// Where it came from: an address, or a path.
+        from: String,
+        /// Where it lies now, absolute.
+        path: PathBuf,
+    },
 }
 
 impl LayerSource {
@@ -157,6 +187,7 @@ impl LayerSource {
         match self {
             Self::Registry(_) => SourceKind::Registry,
             Self::Archive { .. } | Self::File { .. } => SourceKind::Local,
+            Self::Aci { .. } => SourceKind::Discovery,
         }
     }
 }
@@ -169,6 +200,7 @@ impl fmt::Display for LayerSource {
             }
             Self::Archive { path, member, .. } => write!(f, "{member} in {}", path.display()),
             Self::File { path } => write!(f, "{}", path.display()),
+            Self::Aci { from, .. } => f.write_str(from),
         }
     }
 }
@@ -180,6 +212,8 @@ pub enum SourceKind {
     Local,
     /// A registry over HTTP.
     Registry,
+    /// Where ACIs are discovered.
+    Discovery,
 }
 
 impl fmt::Display for SourceKind {
@@ -187,6 +221,7 @@ impl fmt::Display for SourceKind {
         f.write_str(match self {
             Self::Local => "local",
             Self::Registry => "registry",
+            Self::Discovery => "discovery",
         })
     }
 }
@@ -209,4 +244,7 @@ pub struct RuntimeConfig {
     pub stop_signal: Option<String>,
     /// `Labels`.
     pub labels: BTreeMap<String, String>,
+    /// Of an Appc image its manifest, in which all of that stands; the other fields are empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appc: Option<Box<AppcManifest>>,
 }

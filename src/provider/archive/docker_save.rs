@@ -59,6 +59,7 @@ pub(super) fn resolve(
                 offset: extent.offset,
                 size: extent.size,
             },
+            aci: None,
             access: None,
         });
     }

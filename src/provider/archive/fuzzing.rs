@@ -113,7 +113,7 @@ fn check(plan: Option<&ImagePlan>, limits: &Limits, members: &[(String, Vec<u8>)
                 let parts: Vec<_> = path.iter().rev().take(3).collect();
                 assert!(parts.len() == 3 && parts[2] == "blobs", "{} is no blob", path.display());
             }
-            LayerSource::Registry(_) => panic!("an archive leads to a registry"),
+            LayerSource::Registry(_) | LayerSource::Aci { .. } => panic!("an archive leads elsewhere"),
         }
     }
 }

@@ -117,6 +117,7 @@ impl Section {
             working_dir: said(self.working_dir).map(Into::into),
             user: said(self.user),
             stop_signal: said(self.stop_signal),
+            appc: None,
             labels: self
                 .labels
                 .unwrap_or_default()

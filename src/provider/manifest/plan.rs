@@ -42,6 +42,7 @@ pub fn plan(
                 media_type: Some(quote(&layer.media_type)),
             },
             source: source(layer),
+            aci: None,
             access: None,
         });
     }

@@ -221,6 +221,7 @@ impl Schema1 {
         }
         let spec = |blob: Digest| LayerSpec {
             source: source(&blob),
+            aci: None,
             access: None,
             key: LayerKey::Blob(blob.clone()),
             // Gzip as a rule, but the manifest does not say: the first bytes will.

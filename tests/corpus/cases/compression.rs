@@ -137,7 +137,7 @@ fn media_types(group: &mut Group) {
         let media_type = match declared {
             Gzip => format!("{OCI}+gzip"),
             Zstd => format!("{OCI}+zstd"),
-            Plain => OCI.to_owned(),
+            _ => OCI.to_owned(),
         };
         group.made_refused(
             name,
