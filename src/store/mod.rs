@@ -9,6 +9,7 @@
 //! Nothing here knows registries, containers or mounts, and nothing is trusted that comes from an image: names,
 //! numbers and sizes are checked where they are read (`tar`), paths resolve beneath a descriptor (`tree`).
 
+pub(crate) mod aci_scan;
 mod attributes;
 mod boot;
 mod chunks;

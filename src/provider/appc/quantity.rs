@@ -84,7 +84,14 @@ fn suffix(text: &str) -> Option<(i64, u32)> {
                 return None;
             }
             // Beyond these it is nothing, or all there is, whatever stands before it.
-            (i64::from(digits.parse::<i32>().unwrap_or(if digits.starts_with('-') { i32::MIN } else { i32::MAX })), 0)
+            (
+                i64::from(digits.parse::<i32>().unwrap_or(if digits.starts_with('-') {
+                    i32::MIN
+                } else {
+                    i32::MAX
+                })),
+                0,
+            )
         }
     })
 }
@@ -118,7 +125,8 @@ fn nano(whole: &str, fraction: &str, ten: i64, two: u32) -> i128 {
     }
     // The number is below ten to this power, and not below a tenth of it.
     let Ok(fraction_digits) = i64::try_from(fraction.len()) else { return max };
-    let magnitude = i64::try_from(count).unwrap_or(i64::MAX).saturating_sub(fraction_digits).saturating_add(ten);
+    let magnitude =
+        i64::try_from(count).unwrap_or(i64::MAX).saturating_sub(fraction_digits).saturating_add(ten);
     if magnitude > 20 {
         return max;
     }
@@ -219,7 +227,10 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        for text in ["", "-", ".", "1.2.3", "1 G", "G", "1g", "1KB", "1ki", "1e", "1e+", "1e1.5", "0x1", "1Mi3", "--1", "١"] {
+        for text in [
+            "", "-", ".", "1.2.3", "1 G", "G", "1g", "1KB", "1ki", "1e", "1e+", "1e1.5", "0x1", "1Mi3",
+            "--1", "١",
+        ] {
             assert!(text.parse::<Quantity>().is_err(), "{text}");
         }
     }

@@ -4,7 +4,7 @@ use keelblock_actors::image::appc::{App, EventHandler, EventName, MountPoint, Po
 
 use super::error::ManifestError;
 use super::isolators;
-use super::json::{Object, Once, text};
+use super::json::{AC_NAME, Object, Once, text};
 
 /// `app`.
 pub(super) fn read(app: &Object<'_>) -> Result<App, ManifestError> {
@@ -96,7 +96,7 @@ fn environment(app: &Object<'_>) -> Result<Vec<(String, String)>, ManifestError>
 fn mount_points(app: &Object<'_>) -> Result<Vec<MountPoint>, ManifestError> {
     let (mut points, mut once) = (Vec::new(), Once::default());
     for point in app.objects("mountPoints")? {
-        let name: keelblock_actors::image::appc::AcName = point.required_parsed("name", "an AC Name")?;
+        let name: keelblock_actors::image::appc::AcName = point.required_parsed("name", AC_NAME)?;
         once.take(&point, "name", name.as_str())?;
         let path = point.required("path")?;
         if !path.starts_with('/') {
@@ -125,7 +125,7 @@ fn ports(app: &Object<'_>) -> Result<Vec<Port>, ManifestError> {
             return Err(port.missing("protocol", "the name of a protocol, as in tcp"));
         }
         Ok(Port {
-            name: port.required_parsed("name", "an AC Name")?,
+            name: port.required_parsed("name", AC_NAME)?,
             protocol: protocol.to_owned(),
             port: first,
             count: fits.ok_or_else(|| port.wrong("count", &count.into(), allowed()))?,

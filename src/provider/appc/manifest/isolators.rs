@@ -7,7 +7,7 @@ use keelblock_actors::image::appc::{AcIdentifier, Isolator};
 use serde_json::Value;
 
 use super::error::ManifestError;
-use super::json::{Object, text};
+use super::json::{AC_IDENTIFIER, Object, text};
 use crate::provider::appc::quantity::Quantity;
 
 /// What the value of an isolator must be.
@@ -69,13 +69,18 @@ const KNOWN: [Known; 15] = [
 pub(super) fn read(app: &Object<'_>) -> Result<Vec<Isolator>, ManifestError> {
     let mut isolators: Vec<Isolator> = Vec::new();
     for object in app.objects("isolators")? {
-        let name: AcIdentifier = object.required_parsed("name", "an AC Identifier")?;
+        let name: AcIdentifier = object.required_parsed("name", AC_IDENTIFIER)?;
         // `null` is a value too.
-        let value = object.map().get("value").ok_or_else(|| object.missing("value", "what the isolator is given"))?;
+        let value =
+            object.map().get("value").ok_or_else(|| object.missing("value", "what the isolator is given"))?;
         if let Some(known) = KNOWN.iter().find(|known| known.name == name.as_str()) {
             let has = |name: &str| isolators.iter().any(|one| one.name.as_str() == name);
             if !known.several && has(known.name) {
-                return Err(ManifestError::text(object.path("name"), known.name, "another one: there may be one of it"));
+                return Err(ManifestError::text(
+                    object.path("name"),
+                    known.name,
+                    "another one: there may be one of it",
+                ));
             }
             if let Some(other) = known.excludes.filter(|other| has(other)) {
                 let allowed = format!("another one: it excludes {other}, which is there too");
@@ -94,7 +99,8 @@ fn check(form: Form, path: &str, value: &Value) -> Result<(), ManifestError> {
             Value::Bool(_) => Ok(()),
             other => Err(ManifestError::field(path, other, "true or false")),
         },
-        Form::Number { least, most } => match value.as_i64().filter(|number| (least..=most).contains(number)) {
+        Form::Number { least, most } => match value.as_i64().filter(|number| (least..=most).contains(number))
+        {
             Some(_) => Ok(()),
             None => Err(ManifestError::field(path, value, format!("a whole number, {least} to {most}"))),
         },
@@ -109,7 +115,9 @@ fn check(form: Form, path: &str, value: &Value) -> Result<(), ManifestError> {
                 && errno.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
             match errno.is_empty() || good {
                 true => Ok(()),
-                false => Err(ManifestError::text(object.path("errno"), errno, "the name of an error, as in EPERM")),
+                false => {
+                    Err(ManifestError::text(object.path("errno"), errno, "the name of an error, as in EPERM"))
+                }
             }
         }
         Form::Texts => {
@@ -121,7 +129,11 @@ fn check(form: Form, path: &str, value: &Value) -> Result<(), ManifestError> {
             for (part, with_colons) in [("user", false), ("role", false), ("type", false), ("level", true)] {
                 let text = object.required(part)?;
                 if text.is_empty() || (!with_colons && text.contains(':')) {
-                    return Err(ManifestError::text(object.path(part), text, "a text that is not empty, without colons"));
+                    return Err(ManifestError::text(
+                        object.path(part),
+                        text,
+                        "a text that is not empty, without colons",
+                    ));
                 }
             }
             Ok(())

@@ -12,6 +12,14 @@ use serde_json::{Map, Number, Value};
 
 use super::error::ManifestError;
 
+/// What an AC Identifier is.
+pub(super) const AC_IDENTIFIER: &str =
+    "an AC Identifier: lower-case letters and digits, single -, ., _, ~ or / between them";
+/// What an AC Name is.
+pub(super) const AC_NAME: &str = "an AC Name: lower-case letters and digits, single - between them";
+/// What an image ID is.
+pub(super) const IMAGE_ID: &str = "an image ID: sha512- and 128 lower-case hex digits";
+
 /// Any JSON, no key twice.
 pub(super) struct Strict(pub(super) Value);
 
@@ -133,22 +141,16 @@ impl<'a> Object<'a> {
         self.text(key)?.ok_or_else(|| self.missing(key, "a text"))
     }
 
-    /// A text of a form of its own, if it is there.
-    pub(super) fn parsed<T>(&self, key: &str) -> Result<Option<T>, ManifestError>
-    where
-        T: FromStr<Err: fmt::Display>,
-    {
+    /// A text of a form of its own, which is described by `allowed`, if it is there.
+    pub(super) fn parsed<T: FromStr>(&self, key: &str, allowed: &str) -> Result<Option<T>, ManifestError> {
         let Some(text) = self.text(key)? else { return Ok(None) };
-        let parsed = text.parse().map_err(|error: T::Err| ManifestError::text(self.path(key), text, format!("other: {error}")));
+        let parsed = text.parse().map_err(|_| ManifestError::text(self.path(key), text, allowed));
         parsed.map(Some)
     }
 
     /// The same, which must be there.
-    pub(super) fn required_parsed<T>(&self, key: &str, what: &str) -> Result<T, ManifestError>
-    where
-        T: FromStr<Err: fmt::Display>,
-    {
-        self.parsed(key)?.ok_or_else(|| self.missing(key, what))
+    pub(super) fn required_parsed<T: FromStr>(&self, key: &str, allowed: &str) -> Result<T, ManifestError> {
+        self.parsed(key, allowed)?.ok_or_else(|| self.missing(key, allowed))
     }
 
     /// A truth, `false` unless it is there.
@@ -191,10 +193,14 @@ impl<'a> Object<'a> {
     }
 
     /// An object whose values are texts, empty unless it is there.
-    pub(super) fn map_of_texts(&self, key: &str) -> Result<std::collections::BTreeMap<String, String>, ManifestError> {
+    pub(super) fn map_of_texts(
+        &self,
+        key: &str,
+    ) -> Result<std::collections::BTreeMap<String, String>, ManifestError> {
         let Some(value) = self.get(key) else { return Ok(Default::default()) };
         let object = Object::of(self.path(key), value)?;
-        let pair = |(key, value): (&String, &Value)| Ok((key.clone(), text(&object.path(key), value)?.to_owned()));
+        let pair =
+            |(key, value): (&String, &Value)| Ok((key.clone(), text(&object.path(key), value)?.to_owned()));
         object.map.iter().map(pair).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use keelblock_actors::image::appc::{AcIdentifier, LABEL_ARCH, LABEL_OS};
 
 use super::error::ManifestError;
-use super::json::{Object, Once};
+use super::json::{AC_IDENTIFIER, Object, Once};
 use super::values;
 
 /// The pairs of operating system and processor that are known: `ValidOSArch` of the schema.
@@ -13,7 +13,16 @@ pub(in super::super) const KNOWN: [(&str, &[&str]); 3] = [
     (
         "linux",
         &[
-            "amd64", "i386", "aarch64", "aarch64_be", "armv6l", "armv7l", "armv7b", "ppc64", "ppc64le", "s390x",
+            "amd64",
+            "i386",
+            "aarch64",
+            "aarch64_be",
+            "armv6l",
+            "armv7l",
+            "armv7b",
+            "ppc64",
+            "ppc64le",
+            "s390x",
         ],
     ),
     ("freebsd", &["amd64", "i386", "arm"]),
@@ -70,7 +79,7 @@ pub(super) fn annotations(manifest: &Object<'_>) -> Result<BTreeMap<AcIdentifier
 fn pairs(object: &Object<'_>, key: &str) -> Result<BTreeMap<AcIdentifier, String>, ManifestError> {
     let (mut pairs, mut once) = (BTreeMap::new(), Once::default());
     for pair in object.objects(key)? {
-        let name: AcIdentifier = pair.required_parsed("name", "an AC Identifier")?;
+        let name: AcIdentifier = pair.required_parsed("name", AC_IDENTIFIER)?;
         once.take(&pair, "name", name.as_str())?;
         pairs.insert(name, pair.required("value")?.to_owned());
     }

@@ -22,7 +22,7 @@ mod values;
 use keelblock_actors::image::appc::{AppcManifest, AppcName, Dependency};
 
 pub use self::error::ManifestError;
-use self::json::{Object, Strict};
+use self::json::{AC_IDENTIFIER, IMAGE_ID, Object, Strict};
 use crate::provider::manifest::BadJson;
 
 /// The kind of document it must be.
@@ -37,14 +37,15 @@ pub fn parse(bytes: &[u8], bytes_max: u64) -> Result<AppcManifest, ManifestError
         return Err(ManifestError::TooLarge { limit: bytes_max });
     }
     let Strict(document) = serde_json::from_slice(bytes).map_err(BadJson::from)?;
-    let manifest = Object::of("", &document).map_err(|_| ManifestError::field("all", &document, "a JSON object"))?;
+    let manifest =
+        Object::of("", &document).map_err(|_| ManifestError::field("all", &document, "a JSON object"))?;
     let kind = manifest.required("acKind")?;
     if kind != KIND {
         return Err(ManifestError::text("acKind", kind, format!("{KIND:?}")));
     }
     let version = manifest.required("acVersion")?;
     values::version(version).map_err(|allowed| ManifestError::text("acVersion", version, allowed))?;
-    let name = manifest.required_parsed("name", "an AC Identifier")?;
+    let name = manifest.required_parsed("name", AC_IDENTIFIER)?;
     let app = manifest.get("app").map(|app| app::read(&Object::of("app", app)?)).transpose()?;
     Ok(AppcManifest {
         ac_version: version.to_owned(),
@@ -57,10 +58,10 @@ pub fn parse(bytes: &[u8], bytes_max: u64) -> Result<AppcManifest, ManifestError
 }
 
 fn dependency(object: &Object<'_>) -> Result<Dependency, ManifestError> {
-    let name = object.required_parsed("imageName", "an AC Identifier")?;
+    let name = object.required_parsed("imageName", AC_IDENTIFIER)?;
     Ok(Dependency {
         name: AppcName { name, labels: labels::labels(object)? },
-        image_id: object.parsed("imageID")?,
+        image_id: object.parsed("imageID", IMAGE_ID)?,
         // Where the schema was written, 0 is what is not there.
         size: object.number("size")?.filter(|size| *size > 0),
     })
@@ -70,8 +71,6 @@ fn whitelist(manifest: &Object<'_>) -> Result<Vec<String>, ManifestError> {
     let paths = manifest.texts("pathWhitelist")?;
     match paths.iter().position(|path| !path.starts_with('/')) {
         None => Ok(paths),
-        Some(at) => {
-            Err(ManifestError::text(format!("pathWhitelist[{at}]"), &paths[at], "an absolute path"))
-        }
+        Some(at) => Err(ManifestError::text(format!("pathWhitelist[{at}]"), &paths[at], "an absolute path")),
     }
 }

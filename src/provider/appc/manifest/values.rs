@@ -9,8 +9,9 @@ pub(super) fn version(text: &str) -> Result<(), &'static str> {
             && text.bytes().all(|byte| byte.is_ascii_digit())
             && (text == "0" || !text.starts_with('0'))
     };
-    let is_word =
-        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
     let is_pre = |text: &str| {
         let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
         is_word(text) && (!is_digits || is_number(text))
@@ -91,7 +92,9 @@ mod tests {
         for text in ["0.8.11", "0.1.0", "0.8.11+git", "0.5.1-rc.1+b-1.2", "0.0.1", "0.10.0-alpha"] {
             assert_eq!(version(text), Ok(()), "{text}");
         }
-        for text in ["", "0", "0.8", "0.8.11.1", "0.08.1", "v0.8.1", "0.8.x", "0.8.1-", "0.8.1+", "0.8.1-01", "0.8.1 "] {
+        for text in [
+            "", "0", "0.8", "0.8.11.1", "0.08.1", "v0.8.1", "0.8.x", "0.8.1-", "0.8.1+", "0.8.1-01", "0.8.1 ",
+        ] {
             assert!(version(text).is_err(), "{text}");
         }
         assert_eq!(version("0.0.0"), Err("a version above 0.0.0"));
@@ -131,7 +134,8 @@ mod tests {
         for text in ["https://example.com/docs", "http://e", "HTTPS://e.com"] {
             assert!(is_web_address(text), "{text}");
         }
-        for text in ["", "example.com", "ftp://e.com", "https://", "https:///x", "http://a b", "javascript:x"] {
+        for text in ["", "example.com", "ftp://e.com", "https://", "https:///x", "http://a b", "javascript:x"]
+        {
             assert!(!is_web_address(text), "{text}");
         }
     }
