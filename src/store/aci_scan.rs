@@ -293,8 +293,6 @@ impl Source for Hashed<'_> {
 mod tests {
     use std::io::Write;
 
-    use sha2::Digest as _;
-
     use super::*;
 
     const MANIFEST: &[u8] = b"{\"acKind\":\"ImageManifest\"}";
@@ -333,7 +331,9 @@ mod tests {
         bzip2.write_all(&tar).unwrap();
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(&tar).unwrap();
-        let id = format!("sha512-{:x}", sha2::Sha512::digest(&tar)).to_owned();
+        let mut hasher = Hasher::sha512();
+        hasher.update(&tar);
+        let id = ImageId::of(&hasher.finish()).unwrap().to_string();
         for (compression, bytes) in [
             (Compression::None, tar.clone()),
             (Compression::Gzip, gzip.finish().unwrap()),

@@ -12,6 +12,8 @@ pub mod ports;
 pub mod quantity;
 mod resolve;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 pub use error::AppcError;
 pub use names::{LATEST, canonical, labels_of};
