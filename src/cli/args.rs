@@ -80,6 +80,7 @@ pub(super) fn command() -> Command {
             .arg(switch("tty", "Give it a terminal [default: when standard input is one]").short('t'))
             .arg(id())
             .arg(argv("COMMAND").required(true)),
+        appc(),
         Command::new("agent").about("The daemon with the operator API (not yet)"),
         Command::new("record").about("Record a pull for replay (not yet)").arg(argv("ARG")),
         Command::new("replay").about("Replay a recorded pull (not yet)").arg(argv("FILE")),
@@ -92,7 +93,43 @@ pub(super) fn command() -> Command {
         Command::new("man").about("Print the manual page"),
     ])
     .mut_args(dashed)
-    .mut_subcommands(|command| command.mut_args(dashed))
+    .mut_subcommands(|command| {
+        command.mut_args(dashed).mut_subcommands(|command| command.mut_args(dashed))
+    })
+}
+
+fn appc() -> Command {
+    let prefix = || option("prefix", "NAME", "For this image, and those whose names begin with NAME/");
+    let root = || switch("root", "For all images").conflicts_with("prefix");
+    Command::new("appc")
+        .about("Say which keys are trusted to sign appc images")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands([
+            Command::new("trust")
+                .about("Trust the owners of keys to sign images, after showing each key and asking")
+                .after_help(
+                    "Files hold public keys in ASCII armour (gpg --armor --export). Compare the fingerprint with one that \
+                     came another way than\nthe key. Without a terminal, --fingerprint says which keys are right.",
+                )
+                .arg(prefix().required_unless_present("root"))
+                .arg(root())
+                .arg(
+                    option("fingerprint", "FINGERPRINT", "Trust the key with this fingerprint, all 40 or 64 digits of it, and do not ask")
+                        .action(ArgAction::Append),
+                )
+                .arg(
+                    switch("skip_fingerprint_review", "Trust whatever keys are there, and do not ask")
+                        .conflicts_with("fingerprint"),
+                )
+                .arg(Arg::new("files").value_name("FILE").num_args(0..)),
+            Command::new("untrust")
+                .about("Trust keys no longer; without --prefix or --root, for no image")
+                .arg(prefix())
+                .arg(root())
+                .arg(Arg::new("fingerprints").value_name("FINGERPRINT").required(true).num_args(1..)),
+            Command::new("keys").about("List the keys that are trusted, and for which images"),
+        ])
 }
 
 fn run() -> Command {

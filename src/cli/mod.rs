@@ -4,6 +4,7 @@
 //! over to one file per group of commands. What people read goes to standard output as tables; with `--json` one
 //! document does; logs, progress and errors go to standard error.
 
+mod appc;
 mod args;
 mod bars;
 mod collect;
@@ -67,6 +68,10 @@ enum CliError {
     Prune(#[from] Arc<PruneError>),
     #[error(transparent)]
     Remove(#[from] crate::sys::remove::RemoveError),
+    #[error(transparent)]
+    Trust(#[from] crate::provider::appc::trust::TrustError),
+    #[error("{}", one_line(.0))]
+    NotTrusted(String),
     #[error("no container or image {0:?}; see keelblock ps and keelblock images")]
     Unknown(String),
     #[error("{0} is not there yet in this version")]
@@ -147,6 +152,8 @@ pub fn main() -> ExitCode {
         }
     };
     let Some((name, sub)) = matches.subcommand() else { return ExitCode::from(EXIT_USAGE) };
+    // Only `appc` has commands below it; their names are those of no others.
+    let (name, sub) = sub.subcommand().unwrap_or((name, sub));
     let output = Output::new(sub.get_flag("json"));
     match dispatch(name, sub, output.clone()) {
         Ok(status) => ExitCode::from(status),
@@ -208,6 +215,9 @@ fn dispatch(name: &str, sub: &ArgMatches, output: Output) -> Result<u8, CliError
             "kill" => containers::kill(&context).await,
             "wait" => containers::wait(&context).await,
             "exec" => run::exec(&context).await,
+            "trust" => appc::trust(&context).await,
+            "untrust" => appc::untrust(&context),
+            "keys" => appc::keys(&context),
             _ => run::run(&context).await,
         }
     });

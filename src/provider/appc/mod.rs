@@ -14,6 +14,7 @@ mod resolve;
 mod stack;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 
 pub use error::AppcError;
 pub use names::{LATEST, canonical, labels_of};
