@@ -18,10 +18,12 @@ mod labels;
 #[cfg(test)]
 mod tests;
 mod values;
+mod write;
 
 use keelblock_actors::image::appc::{AppcManifest, AppcName, Dependency};
 
 pub use self::error::ManifestError;
+pub use self::write::to_json;
 use self::json::{AC_IDENTIFIER, IMAGE_ID, Object, Strict};
 use crate::provider::manifest::BadJson;
 

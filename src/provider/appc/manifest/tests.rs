@@ -3,7 +3,7 @@
 use keelblock_actors::image::appc::{AppcManifest, EventName, Port};
 use serde_json::{Value, json};
 
-use super::{ManifestError, parse};
+use super::{ManifestError, parse, to_json};
 
 const BYTES_MAX: u64 = 64 << 10;
 
@@ -86,6 +86,9 @@ fn the_example_of_the_specification_is_read() {
         ],
     });
     let manifest = read(&document).unwrap();
+    // Written and read again it is the same; and what is not there is not written.
+    assert_eq!(read(&to_json(&manifest)).unwrap(), manifest);
+    assert_eq!(to_json(&read(&minimal()).unwrap()), minimal());
     assert_eq!(manifest.name.to_string(), "example.com/reduce-worker:1.0.0,arch=amd64,os=linux");
     let app = manifest.app.unwrap();
     assert_eq!((app.exec.len(), app.user.as_str(), app.group.as_str()), (2, "100", "300"));
