@@ -1,9 +1,9 @@
 //! Commands about images: pull, images, prune, reference; and the texts made from the command line itself.
 
 use clap::ArgMatches;
-use keelblock_actors::error::quote;
+use keelblock_actors::error::{chain, quote};
 use keelblock_actors::image::appc::ImageId;
-use keelblock_actors::image::name::{ImageKind, ImageName, ImageRequest, PullPolicy};
+use keelblock_actors::image::name::{ImageKind, ImageName, ImageNameError, ImageRequest, PullPolicy};
 use keelblock_actors::image::plan::ImageIdentity;
 use keelblock_actors::messages::PulledImage;
 use keelblock_actors::ports::{ImageRecord, Keep};
@@ -21,7 +21,7 @@ pub(super) fn image_name(text: &str) -> Result<ImageName, CliError> {
         let flag = quote(text.split('=').next().unwrap_or_default());
         return Err(CliError::Usage(format!("there is no flag {flag:?}; see --help for those there are")));
     }
-    let name: ImageName = text.parse().map_err(|error| CliError::Usage(format!("{error}")))?;
+    let name: ImageName = text.parse().map_err(|error: ImageNameError| CliError::Usage(chain(&error)))?;
     let absolute = |path: &std::path::PathBuf| {
         std::path::absolute(path).map_err(|source| CliError::Io { act: "find the current directory", source })
     };
@@ -198,7 +198,7 @@ pub(super) async fn prune(context: &Context<'_>) -> Result<u8, CliError> {
 
 pub(super) fn reference(sub: &ArgMatches, output: &Output) -> Result<u8, CliError> {
     let text = sub.get_one::<String>("name").map(String::as_str).unwrap_or_default();
-    let name: ImageName = text.parse().map_err(|error| CliError::Several(format!("{error}")))?;
+    let name: ImageName = text.parse().map_err(|error: ImageNameError| CliError::Several(chain(&error)))?;
     let platform = sub.get_one::<String>("platform").map(|text| text.parse::<Platform>()).transpose();
     let platform = platform.map_err(|error| CliError::Usage(format!("--platform: {error}")))?;
     let canonical = appc::canonical(&name.canonical(), &platform.unwrap_or_else(Platform::host));
