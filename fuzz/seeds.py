@@ -393,6 +393,54 @@ def texts():
         write("whiteout", f"{number:02}", text.encode("latin-1"))
 
 
+# ---- appc -----------------------------------------------------------------------------------------------------
+
+
+def appc_manifests():
+    """Manifests of Appc images, whole and wrong in one place each, and quantities."""
+    least = {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/app"}
+    app = {"exec": ["/a"], "user": "0", "group": "/usr/bin/ping"}
+    pairs = lambda *of: [{"name": name, "value": value} for name, value in of]
+    whole = least | {
+        "labels": pairs(("version", "1.0.0"), ("os", "linux"), ("arch", "amd64")),
+        "annotations": pairs(("created", "2014-10-27T19:32:27.67Z"), ("homepage", "https://example.com")),
+        "dependencies": [{"imageName": "base", "imageID": "sha512-" + "0f" * 64, "size": 7,
+                          "labels": pairs(("os", "linux"), ("env", "a,b%"))}],
+        "pathWhitelist": ["/a", "/b/c/"],
+        "app": app | {
+            "supplementaryGids": [400], "workingDirectory": "/w",
+            "eventHandlers": [{"name": "pre-start", "exec": ["/p"]}, {"name": "post-stop", "exec": ["/q", "x"]}],
+            "environment": pairs(("A_1", "b=c")), "userLabels": {"A": "b"}, "userAnnotations": {"": "\u00e9"},
+            "mountPoints": [{"name": "work", "path": "/var/work", "readOnly": True}],
+            "ports": [{"name": "ftp", "protocol": "tcp", "port": 20000, "count": 1000, "socketActivated": True}],
+        },
+    }
+    isolators = [
+        ("resource/cpu", {"request": "250m", "limit": 0.5}), ("resource/memory", {"limit": "1.5Gi"}),
+        ("resource/block-bandwidth", {"default": True, "limit": "2M"}), ("resource/block-iops", {"default": True}),
+        ("resource/network-bandwidth", {"default": True, "limit": "12e6"}), ("os/linux/no-new-privileges", True),
+        ("os/linux/capabilities-retain-set", {"set": ["CAP_KILL"]}), ("os/linux/oom-score-adj", -1000),
+        ("os/linux/capabilities-remove-set", {"set": ["CAP_MKNOD"]}), ("os/linux/cpu-shares", 2),
+        ("os/linux/seccomp-retain-set", {"set": ["@appc.io/all"], "errno": "EPERM"}),
+        ("os/linux/seccomp-remove-set", {"set": ["reboot"]}), ("os/unix/sysctl", {"net.core.somaxconn": "1"}),
+        ("os/linux/selinux-context", {"user": "u", "role": "r", "type": "t", "level": "s0:c1"}),
+        ("os/linux/apparmor-profile", {"profile": "p"}), ("example.com/own", None),
+    ]
+    found = [whole, least, least | {"acVersion": "0.5.1-rc.1+b"}, least | {"acVersion": "1.0.0"}, {}, [least]]
+    found += [least | {"app": app | {"isolators": [{"name": name, "value": value}]}} for name, value in isolators]
+    found += [least | {"app": app | {"isolators": [{"name": name, "value": None} for name, _ in isolators]}}]
+    found += [least | {key: value} for key, value in [
+        ("name", "A"), ("labels", pairs(("name", "x"))), ("labels", pairs(("arch", "amd64"))), ("app", {}),
+        ("labels", pairs(("os", "linux"), ("os", "linux"))), ("pathWhitelist", ["a"]), ("dependencies", [{}]),
+        ("annotations", pairs(("created", "now"))), ("dependencies", [{"imageName": "a", "imageID": "sha512-0"}]),
+    ]]
+    for number, document in enumerate(found):
+        write("appc_manifest", f"{number:02}", json.dumps(document))
+    write("appc_manifest", "twice", '{"acKind":"ImageManifest","acVersion":"0.8.11","name":"a","name":"b"}')
+    for number, text in enumerate(["0", "-1.5Gi", "0.1n", "9223372036854775807", "1e-30", "8Ei", ".5E", "1e+3", "1.G", "--1"]):
+        write("appc_manifest", f"quantity-{number}", text)
+
+
 # ---- scripts --------------------------------------------------------------------------------------------------
 
 
@@ -431,4 +479,5 @@ deflated()
 documents()
 archives()
 texts()
+appc_manifests()
 scripts()

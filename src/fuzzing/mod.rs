@@ -58,11 +58,17 @@ pub fn archive(bytes: &[u8]) {
     crate::provider::archive::fuzzing::archive(bytes);
 }
 
+/// See `provider/appc/manifest/fuzzing.rs`.
+pub fn appc_manifest(bytes: &[u8]) {
+    crate::provider::appc::manifest::fuzzing::appc_manifest(bytes);
+}
+
 /// A target: its name, and what runs it once.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
+    ("appc_manifest", appc_manifest),
     ("archive", archive),
     ("blob", blob),
     ("challenge", challenge),

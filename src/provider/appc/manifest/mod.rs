@@ -12,6 +12,8 @@
 
 mod app;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod isolators;
 mod json;
 mod labels;
