@@ -441,3 +441,24 @@ fn containers_mix_the_kinds() {
     assert_eq!(run(&volumes, &hello, "/more/text"), "from oci\n");
     shelf.room.expect_no_leftovers();
 }
+
+#[test]
+fn the_images_of_the_fixtures_are_what_they_say() {
+    need_root!();
+    let room = Room::new("appc-fixtures");
+    let shelf = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/images/appc");
+    let room = room.with_flag(format!("--appc_simple_discovery_uri_prefix={}/", shelf.display()));
+    let shelf = Shelf { room };
+    for backend in ["overlay", "copy"] {
+        let flag = format!("--image_provisioner_backend={backend}");
+        let (said, rootfs) = shelf.provision(&[&flag], "appc:keelblock.example/app:1.0.0");
+        assert_eq!(said["layers"].as_array().unwrap().len(), 5);
+        let read = |file: &str| fs::read_to_string(rootfs.join(file)).unwrap();
+        assert_eq!(read("etc/common"), "app\n");
+        assert_eq!(read("etc/motd") + &read("etc/notes"), "Welcome aboard.\nMind the keel.\n");
+        assert_eq!(read("lib/words"), "keel block mast\n");
+        assert!(!rootfs.join("lib/unused").exists(), "the whitelist of base leaves it out");
+        shelf.destroy();
+    }
+    shelf.room.expect_no_leftovers();
+}
