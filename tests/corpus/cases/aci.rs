@@ -425,7 +425,7 @@ fn whitelists(group: &mut Group) {
         "whitelist-and-a-bad-entry-that-is-left-out",
         |_| {
             vec![shown(
-                &[file("rootfs/f", "x"), file("rootfs/bad", "x").owner(u64::from(u32::MAX), 0)],
+                &[file("rootfs/f", "x"), file("rootfs/bad", "x").raw(108, base256(u32::MAX.into(), 8))],
                 &[&["/f"]],
             )]
         },
