@@ -456,6 +456,25 @@ def scripts():
     write("layers", "stack-up", upper + b"\x1f" + lower + b"\x1f" + upper)
 
 
+def acis():
+    """Bytes for `aci`: how, how many paths are listed, those, then entries (kind, path and top, detail ...). See src/fuzzing/aci.rs."""
+    for number in range(48):
+        noise = hashlib.shake_256(b"aci%d" % number).digest(40 + 10 * number)
+        write("aci", f"noise-{number:02}", bytes([number * 5 % 256, number % 4]) + noise)
+    file, directory, symlink, link = 0, 5, 7, 10
+    tree = bytes([directory, 0, 4, 0, 0, file, 1, 4, 5, 0, 1, file, 0, 0, 0, 1, link, 0, 1, 0, 0, 0, 0, link, 0, 2, 0, 0, 1, 0])
+    marks = bytes([file, 0, 12, 0, 0, file, 0, 16, 0, 0, directory, 0, 15, 0, 0])
+    for how in range(0, 256, 11):
+        write("aci", f"tree-{how:02x}", bytes([how, 0]) + tree)
+        write("aci", f"listed-{how:02x}", bytes([how, 2, 0, 3]) + tree)
+    write("aci", "marks", bytes([0, 0]) + tree + marks)
+    write("aci", "marks-as-image", bytes([0x83, 0]) + marks + tree)
+    for top in range(16):
+        write("aci", f"top-{top:02}", bytes([0, 0]) + tree + bytes([file, 0, 3, 0xf0 + top, 0]))
+        write("aci", f"link-{top:02}", bytes([0, 1, 1]) + tree + bytes([link, 0, 3, 0, 0, 0, 0xf0 + top]))
+    write("aci", "symlinks", bytes([0, 0]) + bytes([symlink, 0, 7, 0, 1, 0, 1, 0, file, 1, 7, 5, 0, 1]) + tree)
+
+
 def deflated():
     """For `inflate`: streams as `blob` has them, what deflate says of some bytes at every level, and scripts of blocks."""
     for path in sorted((OUT / "blob").glob("*")):
@@ -481,3 +500,4 @@ archives()
 texts()
 appc_manifests()
 scripts()
+acis()

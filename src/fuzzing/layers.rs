@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use keelblock_actors::container::RootfsId;
+use keelblock_actors::image::appc::AciView;
 use keelblock_actors::image::digest::{DiffId, Digest};
 use keelblock_actors::image::plan::{BlobSpec, Compression, LayerKey, LayerSource, LayerSpec};
 use keelblock_actors::ports::{Backend, Claim, Keep, LayerDir, RootfsPlace, Store, StoredLayer};
@@ -22,30 +23,32 @@ use crate::limits::Limits;
 use crate::store::{DiskStore, Form, LayerForm, LayerRecord, Privileges, StoreSettings, whiteout};
 
 const LAYERS_MAX: usize = 4;
-const ENTRIES_MAX: usize = 40;
+pub(super) const ENTRIES_MAX: usize = 40;
 /// Their directories.
 const STORES: [&str; 3] = ["store", "other", "images"];
 const SECRET: &[u8] = b"nobody writes here";
 
 /// A place with two stores, and beside them what no layer may touch.
-struct Place {
+pub(super) struct Place {
     home: PathBuf,
-    store: DiskStore,
+    pub(super) store: DiskStore,
     /// Where a layer is unpacked in the other way, to compare.
-    other: DiskStore,
+    pub(super) other: DiskStore,
     /// Where it becomes an image, for root.
-    images: DiskStore,
+    pub(super) images: DiskStore,
 }
 
 /// A layer to be.
-struct Blob {
-    bytes: Vec<u8>,
+pub(super) struct Blob {
+    pub(super) bytes: Vec<u8>,
     /// What is in it, if that is known beforehand.
-    tar: Option<Vec<u8>>,
+    pub(super) tar: Option<Vec<u8>>,
+    /// What of an ACI it is, if it is one.
+    pub(super) view: Option<AciView>,
     /// On all threads, whatever its size; else on one.
-    threaded: bool,
+    pub(super) threaded: bool,
     /// In both ways, which must come to the same.
-    twice: bool,
+    pub(super) twice: bool,
 }
 
 /// Whatever comes as a layer, unpacking ends with a layer or an error, touches nothing outside of the store and leaves
@@ -53,13 +56,13 @@ struct Blob {
 /// trace of how layers say that something is gone.
 pub fn layers(bytes: &[u8]) {
     static PLACE: OnceLock<Mutex<Place>> = OnceLock::new();
-    let place = PLACE.get_or_init(|| Mutex::new(Place::new()));
+    let place = PLACE.get_or_init(|| Mutex::new(Place::new("layers")));
     // One after the other: tests have threads. A place that was panicked in is reported once.
     let place = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let blobs = match bytes.split_first() {
         Some((0xff, blob)) => {
             let threaded = blob.len() % 2 == 0;
-            vec![Blob { bytes: blob.to_vec(), tar: None, threaded, twice: blob.len() % 16 == 0 }]
+            vec![Blob { bytes: blob.to_vec(), tar: None, view: None, threaded, twice: blob.len() % 16 == 0 }]
         }
         _ => script(bytes),
     };
@@ -81,7 +84,7 @@ pub fn layers(bytes: &[u8]) {
             "what becomes of a layer depends on how it is kept"
         );
         if let Some(layer) = layer {
-            place.check_tree(&layer.dir.path, Some(layer.dir.user_xattrs));
+            place.check_tree(&layer.dir.path, Some(Marks::Of { user: layer.dir.user_xattrs }));
             taken.push(layer.dir);
         }
         place.check_outside();
@@ -97,13 +100,22 @@ pub fn layers(bytes: &[u8]) {
 }
 
 /// A layer in a store.
-struct Unpacked {
-    dir: LayerDir,
+pub(super) struct Unpacked {
+    pub(super) dir: LayerDir,
     record: LayerRecord,
 }
 
+/// What a tree may have of what overlayfs reads.
+#[derive(Clone, Copy)]
+pub(super) enum Marks {
+    /// Marks in this namespace: it is a layer.
+    Of { user: bool },
+    /// None, and any name is a name: it is of an ACI.
+    Plain,
+}
+
 /// All that can be seen of a layer, a line for each name.
-fn describe(layer: &Unpacked) -> Vec<String> {
+pub(super) fn describe(layer: &Unpacked) -> Vec<String> {
     let tree = &layer.dir.path;
     // The same tar may have come before, in another blob.
     let record = LayerRecord {
@@ -164,8 +176,8 @@ fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 impl Place {
-    fn new() -> Self {
-        let home = home("layers");
+    pub(super) fn new(name: &str) -> Self {
+        let home = home(name);
         let limits = Limits {
             layer_bytes_max: 1 << 20,
             layer_entries_max: 100,
@@ -191,15 +203,16 @@ impl Place {
         Self { home, store, other, images }
     }
 
-    fn unpack(&self, store: &DiskStore, blob: &Blob, threaded: bool) -> Option<Unpacked> {
+    pub(super) fn unpack(&self, store: &DiskStore, blob: &Blob, threaded: bool) -> Option<Unpacked> {
         let show = |stored: &StoredLayer| Unpacked {
             dir: store.show(stored).expect("what was committed can be shown"),
             record: store.layer_record(stored).expect("what was committed has a record"),
         };
         let digest = Digest::of(&blob.bytes);
-        let key = match &blob.tar {
-            Some(tar) => LayerKey::Diff(DiffId(Digest::of(tar))),
-            None => LayerKey::Blob(digest.clone()),
+        let key = match (&blob.view, &blob.tar) {
+            (Some(view), _) => LayerKey::Aci(view.diff_id()),
+            (None, Some(tar)) => LayerKey::Diff(DiffId(Digest::of(tar))),
+            (None, None) => LayerKey::Blob(digest.clone()),
         };
         let staging = match store.claim(&key).expect("a claim") {
             Claim::Mine(staging) => staging,
@@ -213,7 +226,7 @@ impl Place {
             key,
             blob: BlobSpec { digest: Some(digest), size, compression: None, media_type: None },
             source: LayerSource::File { path: PathBuf::from("/fuzz") },
-            aci: None,
+            aci: blob.view.clone(),
             access: None,
         };
         let stored = staging.unpack(&layer, &mut &blob.bytes[..], &Stop::default());
@@ -227,7 +240,7 @@ impl Place {
     }
 
     /// What lies beside the store is as it was.
-    fn check_outside(&self) {
+    pub(super) fn check_outside(&self) {
         let canary = self.home.join("canary");
         let mut names: Vec<PathBuf> = Vec::new();
         let mut visit = vec![canary.clone(), self.home.clone()];
@@ -252,7 +265,7 @@ impl Place {
     }
 
     /// Every name in a tree is one of a file inside, and none is a marker of a whiteout.
-    fn check_tree(&self, tree: &Path, layer: Option<bool>) {
+    pub(super) fn check_tree(&self, tree: &Path, layer: Option<Marks>) {
         let mut links: BTreeMap<u64, (u64, u64, PathBuf)> = BTreeMap::new();
         let mut todo = vec![tree.to_owned()];
         let mut count = 0;
@@ -263,7 +276,8 @@ impl Place {
                 let path = entry.expect("it can be listed").path();
                 count += 1;
                 let name = path.file_name().expect("it has one").as_bytes();
-                assert!(!name.starts_with(whiteout::PREFIX), "{}", path.display());
+                let plain = matches!(layer, Some(Marks::Plain));
+                assert!(plain || !name.starts_with(whiteout::PREFIX), "{}", path.display());
                 let stat = path.symlink_metadata().expect("it is there");
                 assert_eq!(stat.dev(), device, "{} is elsewhere", path.display());
                 if stat.is_dir() {
@@ -273,7 +287,8 @@ impl Place {
                 self.check_xattrs(&path, layer);
                 let kind = stat.file_type();
                 assert!(!kind.is_socket());
-                assert!(!whiteout::is_whiteout(&stat) || layer.is_some(), "{} is a whiteout", path.display());
+                let marked = matches!(layer, Some(Marks::Of { .. }));
+                assert!(marked || !whiteout::is_whiteout(&stat), "{} is a whiteout", path.display());
                 if kind.is_file() {
                     assert!(stat.size() <= 16 << 30, "{} is as long as nothing said", path.display());
                 }
@@ -288,14 +303,15 @@ impl Place {
     }
 
     /// Of overlayfs's attributes there are at most those that we write, and only in layers.
-    fn check_xattrs(&self, path: &Path, layer: Option<bool>) {
+    fn check_xattrs(&self, path: &Path, layer: Option<Marks>) {
         for (name, value) in xattrs(path) {
             if !whiteout::is_overlay_xattr(name.as_bytes()) {
                 continue;
             }
-            let namespace = match layer.expect("a copy has none") {
-                true => whiteout::Namespace::User,
-                false => whiteout::Namespace::Trusted,
+            let namespace = match layer {
+                Some(Marks::Of { user: true }) => whiteout::Namespace::User,
+                Some(Marks::Of { user: false }) => whiteout::Namespace::Trusted,
+                _ => panic!("{} has {name}", path.display()),
             };
             match &value[..] {
                 whiteout::OPAQUE_VALUE => assert_eq!(name, namespace.opaque()),
@@ -358,6 +374,25 @@ const NAMES: [&[u8]; 32] = [
     b"user.overlay.opaque",
     b" ",
 ];
+/// Tops of an archive, right and wrong.
+const TOPS: [&[u8]; 16] = [
+    b"",
+    b"./",
+    b"./rootfs/",
+    b"/rootfs/",
+    b"rootfs",
+    b"rootfs/../",
+    b"../rootfs/",
+    b"manifest/",
+    b"manifest",
+    b"./manifest",
+    b"rootfs/.",
+    b"rootfs//",
+    b"rootfs/rootfs/",
+    b"rootfs/manifest/",
+    b".wh.rootfs/",
+    b"rootfs/./",
+];
 const TARGETS: [&[u8]; 16] = [
     b"a",
     b"b",
@@ -394,16 +429,20 @@ const SIZES: [usize; 8] = [0, 1, 511, 512, 513, 5000, 131_073, 3];
 const MODES: [u32; 8] = [0o644, 0o755, 0o4755, 0o2775, 0o1777, 0, 0o7777, 0o600];
 const KINDS: [u8; 16] = *b"0000055522113460";
 
-struct Script<'a>(&'a [u8]);
+pub(super) struct Script<'a> {
+    pub(super) left: &'a [u8],
+    /// Whether paths begin with a name of the top of an ACI, most of them.
+    pub(super) aci: bool,
+}
 
 impl Script<'_> {
-    fn byte(&mut self) -> usize {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
+    pub(super) fn byte(&mut self) -> usize {
+        let Some((first, rest)) = self.left.split_first() else { return 0 };
+        self.left = rest;
         usize::from(*first)
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.byte() % from.len()]
     }
 
@@ -418,19 +457,28 @@ impl Script<'_> {
         if form & 0xc0 == 0xc0 {
             path.push(b'/');
         }
-        path
+        self.below_top(path)
+    }
+
+    fn below_top(&mut self, path: Vec<u8>) -> Vec<u8> {
+        if !self.aci {
+            return path;
+        }
+        let odd = self.byte();
+        let top = if odd < 0xf0 { b"rootfs/" } else { TOPS[odd & 0xf] };
+        [top, &path].concat()
     }
 }
 
 /// The blobs that a script means.
 fn script(bytes: &[u8]) -> Vec<Blob> {
-    let mut script = Script(bytes);
+    let mut script = Script { left: bytes, aci: false };
     let mut blobs = Vec::new();
     let mut entries = 0;
-    while blobs.len() < LAYERS_MAX && (blobs.is_empty() || !script.0.is_empty()) {
+    while blobs.len() < LAYERS_MAX && (blobs.is_empty() || !script.left.is_empty()) {
         let how = script.byte();
         let mut tar = Vec::new();
-        while !script.0.is_empty() && entries < ENTRIES_MAX {
+        while !script.left.is_empty() && entries < ENTRIES_MAX {
             // The end of a layer comes in between, so that a script is still one when some of it is cut out.
             let op = script.byte();
             if op & 0x1f == 0x1f {
@@ -451,18 +499,22 @@ fn script(bytes: &[u8]) -> Vec<Blob> {
             _ => zstd::stream::encode_all(&tar[..], 1).expect("memory does not fail"),
         };
         let tar = (how & 0x20 == 0).then_some(tar);
-        blobs.push(Blob { bytes, tar, threaded: how & 0x40 != 0, twice: how & 0x88 == 0x80 });
+        blobs.push(Blob { bytes, tar, view: None, threaded: how & 0x40 != 0, twice: how & 0x88 == 0x80 });
     }
     blobs
 }
 
 /// One entry with its extended headers; `op` chooses its kind and how it is written.
-fn entry(script: &mut Script<'_>, op: usize, tar: &mut Vec<u8>) {
+pub(super) fn entry(script: &mut Script<'_>, op: usize, tar: &mut Vec<u8>) {
     let kind = KINDS[op % KINDS.len()];
     let path = script.path();
     let detail = script.byte();
     let (target, device) = match kind {
-        b'1' | b'2' if detail & 1 == 0 => (script.pick(&TARGETS).to_vec(), 0),
+        b'1' if detail & 1 == 0 => {
+            let target = script.pick(&TARGETS).to_vec();
+            (script.below_top(target), 0)
+        }
+        b'2' if detail & 1 == 0 => (script.pick(&TARGETS).to_vec(), 0),
         b'1' | b'2' => (script.path(), 0),
         b'3' | b'4' => (vec![], script.byte() % 3),
         _ => (vec![], 0),
@@ -528,7 +580,7 @@ fn record(key: &str, value: &[u8]) -> Vec<u8> {
     [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
-fn put(tar: &mut Vec<u8>, header: [u8; 512], data: &[u8]) {
+pub(super) fn put(tar: &mut Vec<u8>, header: [u8; 512], data: &[u8]) {
     tar.extend_from_slice(&header);
     tar.extend_from_slice(data);
     tar.resize(tar.len().next_multiple_of(512), 0);

@@ -5,6 +5,7 @@
 //! tests. The bodies that need what a room keeps to itself lie in that room (`store/fuzzing.rs` and its like).
 //! `docs/fuzzing.md` says what each of them asserts.
 
+mod aci;
 mod documents;
 mod inflate;
 mod layers;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::mount::{mountinfo, unmount_all};
 
+pub use aci::aci;
 pub use documents::{config, manifest};
 pub use inflate::inflate;
 pub use layers::layers;
@@ -67,7 +69,8 @@ pub fn appc_manifest(bytes: &[u8]) {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
+    ("aci", aci),
     ("appc_manifest", appc_manifest),
     ("archive", archive),
     ("blob", blob),

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keelblock_actors::error::StoreError;
+use keelblock_actors::image::appc::AppcReference;
+use keelblock_actors::image::digest::Digest;
 use keelblock_actors::image::name::ImageName;
 use keelblock_actors::ports::ImageRecord;
 use slog::{Logger, warn};
@@ -13,9 +15,27 @@ use super::disk::{Barrier, Disk};
 use super::layout::Layout;
 use super::stage;
 
-/// The record of an image.
-pub(super) fn read(layout: &Layout, name: &ImageName) -> Result<Option<ImageRecord>, StoreError> {
-    read_file(&layout.image(name))
+/// The record of an image. One that is named by its ID is any of that ID, the newest of several: they are of the same bytes.
+pub(super) fn read(
+    layout: &Layout,
+    name: &ImageName,
+    log: &Logger,
+) -> Result<Option<ImageRecord>, StoreError> {
+    match (read_file(&layout.image(name))?, name) {
+        (None, ImageName::Appc(AppcReference::Id(id))) => by_id(layout, &id.digest(), log),
+        (found, _) => Ok(found),
+    }
+}
+
+/// The newest record of an Appc image that has this ID.
+fn by_id(layout: &Layout, id: &Digest, log: &Logger) -> Result<Option<ImageRecord>, StoreError> {
+    let records = list(layout, log)?.into_iter().filter(|(_, record)| {
+        let identity = &record.plan.identity;
+        identity.config == *id && matches!(identity.name, ImageName::Appc(_) | ImageName::Aci(_))
+    });
+    // One that was removed meanwhile is the oldest.
+    let written = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    Ok(records.max_by_key(|(path, _)| written(path)).map(|(_, record)| record))
 }
 
 fn read_file(path: &Path) -> Result<Option<ImageRecord>, StoreError> {

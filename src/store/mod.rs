@@ -489,7 +489,7 @@ impl Store for DiskStore {
     }
 
     fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>, StoreError> {
-        images::read(&self.inner.layout, name)
+        images::read(&self.inner.layout, name, &self.inner.log)
     }
 
     fn record_image(&self, record: &ImageRecord) -> Result<(), StoreError> {

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use keelblock::limits::Limits;
 use keelblock_actors::error::chain;
+use keelblock_actors::image::appc::AciView;
 use keelblock_actors::image::digest::{DiffId, Digest};
 use keelblock_actors::image::plan::{BlobSpec, LayerKey, LayerSource, LayerSpec};
 use keelblock_actors::ports::{Claim, Store};
@@ -143,6 +144,55 @@ const BOMBS: [Bomb; 12] = [
     },
 ];
 
+/// The same of ACIs, whose compressions are more, and whose paths are remembered.
+const ACIS: [Bomb; 4] = [
+    Bomb {
+        name: "ten-gigabytes-of-zeros-by-bzip2",
+        stream: || {
+            let start = bzip2(&of_aci(file("rootfs/f", "").size(10 << 30)));
+            Box::new(Cursor::new(start).chain(again(bzip2(&[0; 8 << 20]), 1280)))
+        },
+        limits: |limits| limits.layer_bytes_max = 64 << 20,
+        words: &["67108864 bytes", "--layer_bytes_max"],
+    },
+    Bomb {
+        name: "ten-gigabytes-of-zeros-by-xz",
+        stream: || {
+            let start = xz(&of_aci(file("rootfs/f", "").size(10 << 30)));
+            Box::new(Cursor::new(start).chain(again(xz(&[0; 8 << 20]), 1280)))
+        },
+        limits: |limits| limits.layer_bytes_max = 64 << 20,
+        words: &["67108864 bytes", "--layer_bytes_max"],
+    },
+    Bomb {
+        name: "ten-gigabytes-in-a-manifest",
+        stream: || {
+            let start = gzip(&head(file("manifest", "").size(10 << 30)));
+            Box::new(Cursor::new(start).chain(again(gzip(&[0; 8 << 20]), 1280)))
+        },
+        limits: |limits| limits.layer_bytes_max = 64 << 20,
+        words: &["67108864 bytes", "--layer_bytes_max"],
+    },
+    Bomb {
+        name: "paths-without-end-in-an-aci",
+        stream: || {
+            let files = (0..u64::MAX).map(|number| Tarball::of([dir(format!("rootfs/{number}/"))]).0);
+            Box::new(Parts { parts: files, part: Cursor::new(vec![]) })
+        },
+        limits: |limits| limits.layer_names_bytes_max = 1 << 20,
+        words: &["1048576 bytes", "--layer_names_bytes_max"],
+    },
+];
+
+/// All of them, and whether it is an ACI.
+fn all() -> impl Iterator<Item = (&'static Bomb, bool)> {
+    BOMBS.iter().map(|bomb| (bomb, false)).chain(ACIS.iter().map(|bomb| (bomb, true)))
+}
+
+fn of_aci(entry: Entry) -> Vec<u8> {
+    [head(file("manifest", "{}")), head(entry)].concat()
+}
+
 fn head(entry: Entry) -> Vec<u8> {
     Tarball::of([entry]).0
 }
@@ -198,14 +248,14 @@ fn one_member(head: &[u8], zeros: u64) -> impl Read + use<> {
 }
 
 pub(crate) fn names() -> Vec<(&'static str, &'static str)> {
-    BOMBS.iter().map(|bomb| (GROUP, bomb.name)).collect()
+    all().map(|(bomb, _)| (GROUP, bomb.name)).collect()
 }
 
 /// Runs them, one after the other: as trees, and where they can be kept so as images.
 pub(crate) fn run(filter: &Filter, images: bool, notes: &mut Vec<String>) -> Vec<Outcome> {
     let mut found: Vec<Outcome> = vec![];
     let mut largest = (0, "");
-    let wanted = BOMBS.iter().filter(|bomb| filter.takes(GROUP, bomb.name));
+    let wanted = all().map(|(bomb, _)| bomb).filter(|bomb| filter.takes(GROUP, bomb.name));
     let forms: &[_] = if images { &[Rights::Root, Rights::Images] } else { &[Rights::Root] };
     for (bomb, rights) in wanted.flat_map(|bomb| forms.iter().map(move |rights| (bomb, *rights))) {
         let began = std::time::Instant::now();
@@ -245,7 +295,7 @@ pub(crate) fn run(filter: &Filter, images: bool, notes: &mut Vec<String>) -> Vec
 pub(crate) fn child(what: &str) {
     let (rights, name) = what.split_once(' ').unwrap();
     let rights = Rights::ALL.into_iter().find(|one| (*one as usize).to_string() == rights).unwrap();
-    let bomb = BOMBS.iter().find(|bomb| bomb.name == name).unwrap();
+    let (bomb, is_aci) = all().find(|(bomb, _)| bomb.name == name).unwrap();
     let ground = Ground::new(&crate::bed(rights));
     let mut limits = Limits::default();
     (bomb.limits)(&mut limits);
@@ -253,8 +303,12 @@ pub(crate) fn child(what: &str) {
         Rights::Images => image_store(&ground.store(), limits),
         _ => store_with(&ground.store(), limits),
     };
+    let view = AciView::whole(crate::aci::image_id(b"never reached"));
     let spec = LayerSpec {
-        key: LayerKey::Diff(DiffId(Digest::of(b"never reached"))),
+        key: match is_aci {
+            true => LayerKey::Aci(view.diff_id()),
+            false => LayerKey::Diff(DiffId(Digest::of(b"never reached"))),
+        },
         blob: BlobSpec {
             digest: Some(Digest::of(b"nor this")),
             size: None,
@@ -262,7 +316,7 @@ pub(crate) fn child(what: &str) {
             media_type: None,
         },
         source: LayerSource::File { path: "/bomb".into() },
-        aci: None,
+        aci: is_aci.then_some(view),
         access: None,
     };
     let mut stream = (bomb.stream)();
@@ -282,7 +336,7 @@ pub(crate) fn child(what: &str) {
         }
     }
     let memory = peak() - before;
-    for part in ["layers/sha256", "staging", "gc", "locks"] {
+    for part in ["layers/sha256", "layers/sha512", "staging", "gc", "locks"] {
         let left = std::fs::read_dir(ground.store().join(part)).unwrap().count();
         if left > 0 {
             problems.push(format!("{left} things are left in {part}/"));

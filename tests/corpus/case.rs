@@ -75,10 +75,11 @@ impl Layer {
 }
 
 /// Cases that are not run as ACIs, too, and why.
-const NOT_AS_ACI: [(&str, &str); 6] = [
+const NOT_AS_ACI: [(&str, &str); 7] = [
     ("directories-2500-deep", DEEP),
     ("directories-2500-deep-then-refused", DEEP),
     ("directories-600-deep-in-two-layers", DEEP),
+    ("directories-deep-and-only-implied", DEEP),
     (
         "sparse-of-sixteen-terabytes-stays-a-hole",
         "it takes long, and what is in a file is the same in an ACI",

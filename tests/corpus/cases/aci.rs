@@ -425,7 +425,7 @@ fn whitelists(group: &mut Group) {
         "whitelist-and-a-bad-entry-that-is-left-out",
         |_| {
             vec![shown(
-                &[file("rootfs/f", "x"), file("rootfs/bad", "x").owner(u64::from(u32::MAX), 0)],
+                &[file("rootfs/f", "x"), file("rootfs/bad", "x").raw(108, base256(u32::MAX.into(), 8))],
                 &[&["/f"]],
             )]
         },
@@ -448,19 +448,7 @@ fn whitelists(group: &mut Group) {
     );
 }
 
-fn bzip2(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = bzip2::write::BzEncoder::new(vec![], bzip2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = liblzma::write::XzEncoder::new(vec![], 0);
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// The same with a dictionary of so many bytes: what a decoder must set aside for it.
+/// xz with a dictionary of so many bytes: what a decoder must set aside for it.
 fn xz_of_dictionary(bytes: &[u8], dictionary: u32) -> Vec<u8> {
     use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
     let mut options = LzmaOptions::new_preset(0).unwrap();
