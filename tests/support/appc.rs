@@ -11,7 +11,8 @@ use keelblock::provider::appc::ports::{AciFetchError, AciSource, FetchedAci, Wan
 use keelblock::puller::appc::{AppcSource, AppcSourceSettings};
 use keelblock::puller::registry::{NoProxy, Proxies, Proxy, RegistrySettings};
 use keelblock_actors::error::chain;
-use keelblock_actors::image::appc::AppcName;
+use keelblock_actors::image::appc::{AciView, AppcName};
+use keelblock_actors::image::plan::{BlobSpec, LayerKey, LayerSource, LayerSpec};
 use slog::Drain;
 use tokio::runtime::Runtime;
 
@@ -146,4 +147,17 @@ pub fn page(tags: &[(&str, &str)]) -> String {
         "<!DOCTYPE html><html><head><title>x</title>\n{}</head><body></body></html>",
         tags.collect::<String>()
     )
+}
+
+/// A layer that is made of a fetched archive.
+pub fn layer(from: String, path: PathBuf) -> LayerSpec {
+    let id = format!("sha512-{}", "0f".repeat(64)).parse().unwrap();
+    let view = AciView::whole(id);
+    LayerSpec {
+        key: LayerKey::Aci(view.diff_id()),
+        blob: BlobSpec { digest: None, size: None, compression: None, media_type: None },
+        source: LayerSource::Aci { from, path },
+        aci: Some(view),
+        access: None,
+    }
 }
