@@ -67,13 +67,16 @@ pub(super) async fn trust(context: &Context<'_>) -> Result<u8, CliError> {
 async fn offered(context: &Context<'_>, scope: &Scope) -> Result<Vec<Offered>, CliError> {
     let sources: Vec<_> = context.matches.get_many::<String>("files").into_iter().flatten().collect();
     if sources.is_empty() {
-        return Err(CliError::Usage(format!("give the files with the keys that are to be trusted for {scope}")));
+        return Err(CliError::Usage(format!(
+            "give the files with the keys that are to be trusted for {scope}"
+        )));
     }
     let mut offered: Vec<Offered> = Vec::new();
     for source in sources {
         let text = read_file(Path::new(source))?;
         for certificate in read_keys(&text, source)? {
-            let is_new = !offered.iter().any(|key| key.certificate.fingerprint() == certificate.fingerprint());
+            let is_new =
+                !offered.iter().any(|key| key.certificate.fingerprint() == certificate.fingerprint());
             if is_new {
                 offered.push(Offered { certificate, from: source.clone() });
             }
@@ -89,7 +92,8 @@ fn read_file(path: &Path) -> Result<Vec<u8>, TrustError> {
         file.take(KEY_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
         Ok(text)
     };
-    let text = read().map_err(|source| TrustError::Io { act: "read the key", path: path.to_owned(), source })?;
+    let text =
+        read().map_err(|source| TrustError::Io { act: "read the key", path: path.to_owned(), source })?;
     if text.len() > KEY_FILE_BYTES_MAX {
         let source = FormatError::TooLong { bytes_max: KEY_FILE_BYTES_MAX };
         return Err(TrustError::Keys { from: path.display().to_string(), source });
@@ -104,7 +108,8 @@ fn choose<'a>(
     offered: &'a [Offered],
     wanted: &BTreeSet<String>,
 ) -> Result<Vec<&'a Offered>, CliError> {
-    let is_offered = |fingerprint: &&String| offered.iter().any(|key| key.certificate.fingerprint() == *fingerprint);
+    let is_offered =
+        |fingerprint: &&String| offered.iter().any(|key| key.certificate.fingerprint() == *fingerprint);
     if let Some(missing) = wanted.iter().find(|fingerprint| !is_offered(fingerprint)) {
         let there: Vec<_> = offered.iter().map(|key| key.certificate.fingerprint()).collect();
         return Err(CliError::NotTrusted(format!(
@@ -149,7 +154,9 @@ fn choose<'a>(
 /// What somebody must see of a key to decide.
 fn review(key: &Offered) -> String {
     let certificate = &key.certificate;
-    let ends = certificate.expires().map_or_else(|| "never expires".to_owned(), |end| format!("expires {}", date(end)));
+    let ends = certificate
+        .expires()
+        .map_or_else(|| "never expires".to_owned(), |end| format!("expires {}", date(end)));
     let mut text = format!(
         "key  {}\n     from {}\n     made {}, {ends}\n",
         grouped(certificate.fingerprint()),
@@ -264,7 +271,9 @@ mod tests {
             assert_eq!(fingerprint(text).unwrap(), plain);
         }
         assert_eq!(fingerprint(&grouped(plain)).unwrap(), plain);
-        for text in ["799D33BC", "72ABF5F6799D33BC", "", "../../../../../../../../../../../../../../xx", &plain[1..]] {
+        for text in
+            ["799D33BC", "72ABF5F6799D33BC", "", "../../../../../../../../../../../../../../xx", &plain[1..]]
+        {
             assert!(fingerprint(text).is_err(), "{text}");
         }
     }

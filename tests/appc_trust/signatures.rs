@@ -52,7 +52,7 @@ fn an_archive_that_was_changed_anywhere_is_refused() {
 }
 
 #[test]
-fn a_signature_that_was_changed_in_any_bit_is_refused_or_means_the_same() {
+fn a_signature_that_was_changed_in_any_byte_is_refused_or_means_the_same() {
     let (bench, key) = signer();
     let signature = key.signature(ACI, Manner::default());
     let mut bytes = Vec::new();
@@ -65,15 +65,14 @@ fn a_signature_that_was_changed_in_any_bit_is_refused_or_means_the_same() {
     bench.check(ACI, &armor(&bytes)).unwrap();
     // What no signature covers: the packet's own head, and the ID of the key in the unhashed part.
     let id = key.public.primary_key.legacy_key_id_bytes();
-    let unhashed = bytes.windows(8).position(|window| window == id).expect("the ID of the key");
+    // It ends the fingerprint in the hashed part, too.
+    let unhashed = bytes.windows(8).collect::<Vec<_>>().iter().rposition(|window| **window == id).unwrap();
     for at in 0..bytes.len() {
-        for bit in 0..8 {
-            let mut changed = bytes.clone();
-            changed[at] ^= 1 << bit;
-            let checked = bench.check(ACI, &armor(&changed));
-            let covered = at > 2 && !(unhashed - 4..unhashed + 8).contains(&at);
-            assert!(checked.is_err() || !covered, "byte {at} of {}, bit {bit}", bytes.len());
-        }
+        let mut changed = bytes.clone();
+        changed[at] ^= 1 << (at % 8);
+        let checked = bench.check(ACI, &armor(&changed));
+        let covered = at > 2 && !(unhashed - 4..unhashed + 8).contains(&at);
+        assert!(checked.is_err() || !covered, "byte {at} of {}", bytes.len());
     }
 }
 
