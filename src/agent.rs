@@ -30,6 +30,7 @@ use crate::provider::archive::Archives;
 use crate::provider::docker::{DockerProvider, DockerSource, DockerSourceError};
 use crate::provider::manifest::Platform;
 use crate::provider::oci::OciProvider;
+use crate::puller::appc::AppcPuller;
 use crate::puller::local::LocalPuller;
 use crate::puller::registry::{
     HostMetrics, InsecureRegistries, Login, LoginFor, ParseLoginError, Proxies, RegistryClient,
@@ -194,8 +195,11 @@ impl Agent {
         if served("oci") {
             providers.push(Arc::new(OciProvider::new(io.handle().clone(), archives)));
         }
-        let pullers: Vec<Arc<dyn Puller>> =
-            vec![Arc::new(LocalPuller), Arc::new(RegistryPuller::new(registries.clone()))];
+        let pullers: Vec<Arc<dyn Puller>> = vec![
+            Arc::new(LocalPuller),
+            Arc::new(RegistryPuller::new(registries.clone())),
+            Arc::new(AppcPuller),
+        ];
 
         let chosen = backend::choose(
             config.backend,

@@ -25,6 +25,7 @@ pub mod puller;
 pub mod records;
 pub mod rootless;
 pub mod scrub;
+mod spool;
 pub mod store;
 pub mod sys;
 

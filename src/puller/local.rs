@@ -22,7 +22,7 @@ pub struct LocalPuller;
 
 /// Why a local blob could not be opened.
 #[derive(Debug, thiserror::Error)]
-enum LocalError {
+pub(super) enum LocalError {
     #[error("cannot open {path}")]
     Open { path: PathBuf, source: io::Error },
     #[error("{path} is not a regular file")]
@@ -36,8 +36,13 @@ enum LocalError {
 }
 
 impl LocalError {
+    /// Whether there is no such file.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Whether the source has no such blob, rather than that this machine failed.
-    fn is_of_the_source(&self) -> bool {
+    pub(super) fn is_of_the_source(&self) -> bool {
         match self {
             Self::Open { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::NotAFile { .. } | Self::Replaced { .. } => true,
@@ -87,6 +92,12 @@ async fn open(source: &LayerSource) -> Result<Blob, LocalError> {
         return Err(LocalError::Replaced { path: path.clone(), length, end });
     }
     Ok(Blob { reader: Box::new(Extract::new(file, offset, size)), lease: Box::new(()), size: Some(size) })
+}
+
+/// All of a regular file.
+pub(super) async fn whole(path: &Path) -> Result<Blob, LocalError> {
+    let (file, size) = regular(path).await?;
+    Ok(Blob { reader: Box::new(Extract::new(file, 0, size)), lease: Box::new(()), size: Some(size) })
 }
 
 /// A regular file, open, and its length.

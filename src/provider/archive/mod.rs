@@ -29,8 +29,8 @@ use keelblock_actors::image::plan::ImagePlan;
 use keelblock_actors::image::reference::{DEFAULT_TAG, Reference};
 use keelblock_actors::stop::Stop;
 
+pub use crate::spool::{SPOOL_IDLE, sweep};
 pub use error::ArchiveError;
-pub use spool::{SPOOL_IDLE, sweep};
 
 use super::manifest::Platform;
 use crate::limits::Limits;

@@ -5,30 +5,19 @@
 //! processes that want the same one share the work, by a lock on the unfinished file; a dead one's leavings are
 //! taken over or swept.
 //!
-//! Nobody can say when the last layer has been read, for the pull happens after the resolve and perhaps in another
-//! process. So a spooled file lives until it was not asked for during [`SPOOL_IDLE`]; each new spooling, and [`sweep`] at
-//! start and at prune, removes such files. A pull that comes later finds its file gone and says so; resolving the image
-//! again lays it out again. The store keeps nothing in the spool.
-//!
-//! Spooled files are not synced, which would cost more than all the rest. Instead their names hold the kernel's boot ID:
-//! what an earlier boot wrote, and a power cut may have emptied, is never used and swept at once.
+//! What holds of all spooled files stands in [`crate::spool`]. The store keeps nothing in the spool.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use keelblock_actors::image::digest::{Digest, Hasher};
 use keelblock_actors::stop::Stop;
-use rustix::fs::FlockOperation;
 
 use super::error::ArchiveError;
 use super::index::TarIndex;
 use crate::limits::Limits;
-
-/// How long a spooled file stays after it was last asked for. Six hours: longer than any pull takes after its resolve.
-pub const SPOOL_IDLE: Duration = Duration::from_secs(6 * 60 * 60);
+use crate::spool::{self, LOCK_POLL, SPOOL_IDLE};
 
 const BUFFER: usize = 256 << 10;
 
@@ -144,17 +133,16 @@ impl Job<'_> {
     /// The decompressed file, made now or found.
     fn run(&self) -> Result<(PathBuf, File), ArchiveError> {
         let write = |path: &Path, source| ArchiveError::Spool { path: path.to_owned(), source };
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.spool);
-        made.map_err(|source| write(self.spool, source))?;
+        spool::make(self.spool).map_err(|source| write(self.spool, source))?;
         let digest = self.digest()?;
-        let path = self.spool.join(format!("{}{}", digest.hex(), finished()));
-        let part = self.spool.join(format!("{}.part", digest.hex()));
+        let path = spool::finished(self.spool, &digest.hex(), "tar");
+        let part = spool::unfinished(self.spool, &digest.hex());
         let lock = self.lock(&part)?;
-        if let Some(found) = reuse(&path) {
+        if let Ok(found) = spool::reuse(&path) {
             let _ = fs::remove_file(&part);
             return Ok((path, found));
         }
-        sweep(self.spool, SPOOL_IDLE);
+        spool::sweep(self.spool, SPOOL_IDLE);
         let done = self.decompress(&lock, &part, &digest).and_then(|()| {
             fs::rename(&part, &path).map_err(|source| write(&path, source))?;
             File::open(&path).map_err(|source| write(&path, source))
@@ -185,26 +173,16 @@ impl Job<'_> {
 
     /// The unfinished file, with nobody else at it.
     fn lock(&self, part: &Path) -> Result<File, ArchiveError> {
-        let failed = |source| ArchiveError::Spool { path: part.to_owned(), source };
         loop {
-            let mut options = OpenOptions::new();
-            let file =
-                options.write(true).create(true).truncate(false).mode(0o600).open(part).map_err(failed)?;
-            while let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                if error != rustix::io::Errno::WOULDBLOCK && error != rustix::io::Errno::INTR {
-                    return Err(failed(error.into()));
-                }
-                if self.stop.is_raised() {
-                    return Err(ArchiveError::Stopped { archive: self.archive.to_owned() });
-                }
-                // Polled, so that one who gives up need not wait for the other to finish.
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            // Whoever had it may have renamed or removed it: then the lock is on a file of no name.
-            let ours = file.metadata().map_err(failed)?;
-            if fs::metadata(part).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            let locked = spool::try_lock(part);
+            let locked = locked.map_err(|source| ArchiveError::Spool { path: part.to_owned(), source })?;
+            if let Some(file) = locked {
                 return Ok(file);
             }
+            if self.stop.is_raised() {
+                return Err(ArchiveError::Stopped { archive: self.archive.to_owned() });
+            }
+            std::thread::sleep(LOCK_POLL);
         }
     }
 
@@ -255,47 +233,4 @@ impl<R: Read> Read for Tee<'_, R> {
         self.hasher.update(&buffer[..count]);
         Ok(count)
     }
-}
-
-/// How the names of files end that this boot finished.
-fn finished() -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    // Without proc there is no telling boots apart, and one name for all is the best there is.
-    format!(".{}.tar", boot.split('-').next().filter(|id| !id.is_empty()).unwrap_or("boot"))
-}
-
-/// A finished file, marked as asked for now.
-fn reuse(path: &Path) -> Option<File> {
-    let file = File::open(path).ok()?;
-    // Without the mark it may be swept early, which costs a decompression and nothing else.
-    let _ = file.set_modified(SystemTime::now());
-    Some(file)
-}
-
-/// Removes spooled files that were not asked for during `idle` or are of an earlier boot, and unfinished ones whose writer is dead. Answers how
-/// many went. What cannot be removed stays for the next time.
-pub fn sweep(spool: &Path, idle: Duration) -> usize {
-    let Ok(entries) = fs::read_dir(spool) else { return 0 };
-    let finished = finished();
-    let is_idle = |path: &Path| {
-        if !path.to_string_lossy().ends_with(&finished) {
-            return true;
-        }
-        let asked = fs::metadata(path).and_then(|meta| meta.modified());
-        asked.is_ok_and(|asked| SystemTime::now().duration_since(asked).is_ok_and(|age| age >= idle))
-    };
-    let is_dead = |path: &Path| {
-        let locked = File::open(path).map(|file| {
-            // The lock dies with `file`; in between nobody else can begin to write.
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-                && fs::remove_file(path).is_ok()
-        });
-        locked.unwrap_or(false)
-    };
-    let gone = |path: PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
-        Some("tar") => is_idle(&path) && fs::remove_file(&path).is_ok(),
-        Some("part") => is_dead(&path),
-        _ => false,
-    };
-    entries.flatten().filter(|entry| gone(entry.path())).count()
 }

@@ -13,7 +13,7 @@ use super::slots::Slot;
 const DRAIN_BYTES_MAX: u64 = 16 << 10;
 
 /// A body on its way.
-pub(super) struct Body {
+pub(in crate::puller) struct Body {
     incoming: Incoming,
     authority: String,
     stall: Duration,
@@ -21,27 +21,27 @@ pub(super) struct Body {
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming, authority: String, stall: Duration) -> Self {
+    pub(in crate::puller) fn new(incoming: Incoming, authority: String, stall: Duration) -> Self {
         Self { incoming, authority, stall, slot: Slot::default() }
     }
 
     /// The same, which keeps a slot at its server until it has ended.
-    pub(super) fn holding(self, slot: Slot) -> Self {
+    pub(in crate::puller) fn holding(self, slot: Slot) -> Self {
         Self { slot, ..self }
     }
 
     /// Gives the slot back: nothing more of it is wanted, or its owner is about to ask for something else.
-    pub(super) fn release(&mut self) {
+    pub(in crate::puller) fn release(&mut self) {
         self.slot = Slot::default();
     }
 
     /// How many bytes are still to come, where the head said so.
-    pub(super) fn size(&self) -> Option<u64> {
+    pub(in crate::puller) fn size(&self) -> Option<u64> {
         self.incoming.size_hint().exact()
     }
 
     /// The next bytes, never none; `None` at the end.
-    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
+    pub(in crate::puller) async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
         loop {
             let frame = tokio::time::timeout(self.stall, self.incoming.frame()).await;
             let authority = || self.authority.clone();
@@ -62,7 +62,7 @@ impl Body {
     }
 
     /// All of it, if that is at most `limit` bytes.
-    pub(super) async fn whole(
+    pub(in crate::puller) async fn whole(
         mut self,
         limit: u64,
         flag: Option<&'static str>,
@@ -84,7 +84,7 @@ impl Body {
     }
 
     /// As much of it as comes within `limit` bytes: for answers that are read for their message alone.
-    pub(super) async fn beginning(mut self, limit: u64) -> Vec<u8> {
+    pub(in crate::puller) async fn beginning(mut self, limit: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         while let Ok(Some(chunk)) = self.chunk().await {
             let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(bytes.len());
@@ -97,7 +97,7 @@ impl Body {
     }
 
     /// Reads a short rest so that the connection can serve the next request.
-    pub(super) async fn drain(self) {
+    pub(in crate::puller) async fn drain(self) {
         if self.size().is_some_and(|size| size <= DRAIN_BYTES_MAX) {
             self.beginning(DRAIN_BYTES_MAX).await;
         }

@@ -23,7 +23,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    fn text(self) -> &'static str {
+    pub(in crate::puller) fn text(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",
@@ -113,10 +113,15 @@ impl FromStr for InsecureRegistries {
 }
 
 impl InsecureRegistries {
+    /// Whether this `host[:port]` is spoken to in plain http where nothing says how: loopback, and who stands in it.
+    pub(in crate::puller) fn are_plain(&self, server: &str) -> bool {
+        is_loopback(server) || self.contains(server)
+    }
+
     /// Whether secrets may travel in plain http to this `host[:port]`: nobody listens on loopback, and elsewhere somebody said
     /// that it is all right.
     pub(super) fn may_see_secrets(&self, server: &str) -> bool {
-        is_loopback(server) || self.contains(server)
+        self.are_plain(server)
     }
 
     fn contains(&self, registry: &str) -> bool {
@@ -147,7 +152,7 @@ impl Endpoint {
         let registry = canonical.registry.unwrap_or_else(|| DEFAULT_REGISTRY.to_owned());
         let written = default_registry.filter(|url| url.host == registry.to_ascii_lowercase());
         let written = written.and_then(|url| url.scheme);
-        let plain = insecure.contains(&registry) || is_loopback(&registry);
+        let plain = insecure.are_plain(&registry);
         let scheme = written.unwrap_or(if plain { Scheme::Http } else { Scheme::Https });
         let host = Host { may_upgrade: written.is_none(), ..Host::own(&registry, scheme) };
         Self { host: Arc::new(host), repository: canonical.repository, registry }

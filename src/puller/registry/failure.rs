@@ -174,7 +174,7 @@ pub enum HttpError {
 
 impl HttpError {
     /// What became of a request to this address that got no answer; `connect` is the time limit for connections.
-    pub(super) fn of(address: &Uri, client_error: &ClientError, connect: Duration) -> Self {
+    pub(in crate::puller) fn of(address: &Uri, client_error: &ClientError, connect: Duration) -> Self {
         let authority = location::authority(address);
         let source = Innermost::of(client_error);
         if let Some(error) = find::<ConnectError>(client_error) {
@@ -214,7 +214,7 @@ impl HttpError {
     }
 
     /// What became of an answer that broke off.
-    pub(super) fn broken(authority: String, error: &(dyn Error + 'static)) -> Self {
+    pub(in crate::puller) fn broken(authority: String, error: &(dyn Error + 'static)) -> Self {
         let source = Innermost::of(error);
         match find::<hyper::Error>(error) {
             Some(error) if error.is_parse() => Self::NotHttp { authority, source },
@@ -223,7 +223,7 @@ impl HttpError {
     }
 
     /// Whether the connection failed, rather than the server sent what it must not.
-    pub(super) fn is_of_the_connection(&self) -> bool {
+    pub(in crate::puller) fn is_of_the_connection(&self) -> bool {
         match self {
             Self::Connect { .. }
             | Self::ConnectTimeout { .. }
@@ -235,7 +235,7 @@ impl HttpError {
     }
 
     /// Whether the same request may have an answer later.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(in crate::puller) fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { source, .. } => source.may_pass(),
             other => other.is_of_the_connection(),
@@ -265,7 +265,7 @@ fn wants_certificate(alert: AlertDescription) -> bool {
 pub struct Innermost(String);
 
 impl Innermost {
-    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
+    pub(in crate::puller) fn of(error: &(dyn Error + 'static)) -> Self {
         let mut deepest = error;
         while let Some(next) = below(deepest) {
             deepest = next;

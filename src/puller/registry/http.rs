@@ -27,24 +27,24 @@ use crate::limits::Limits;
 const SLOTS_BESIDE_FETCHES: usize = 2;
 
 /// What to ask.
-pub(super) struct Outgoing {
-    pub(super) method: Method,
-    pub(super) address: Uri,
+pub(in crate::puller) struct Outgoing {
+    pub(in crate::puller) method: Method,
+    pub(in crate::puller) address: Uri,
     /// Goes to whoever answers in the end: `Accept`, `Range`.
-    pub(super) headers: HeaderMap,
+    pub(in crate::puller) headers: HeaderMap,
     /// Goes to the server of `address` and nowhere else.
-    pub(super) authorization: Option<HeaderValue>,
+    pub(in crate::puller) authorization: Option<HeaderValue>,
     /// Goes to the server of `address` and nowhere else: headers of `hosts.toml`.
-    pub(super) private: HeaderMap,
-    pub(super) body: Bytes,
+    pub(in crate::puller) private: HeaderMap,
+    pub(in crate::puller) body: Bytes,
     /// Whom to believe there, and who to be.
-    pub(super) trust: Arc<Trust>,
+    pub(in crate::puller) trust: Arc<Trust>,
     /// The time limit for a connection there, where it is another than `--connect_timeout`.
-    pub(super) connect: Option<Duration>,
+    pub(in crate::puller) connect: Option<Duration>,
 }
 
 impl Outgoing {
-    pub(super) fn get(address: Uri) -> Self {
+    pub(in crate::puller) fn get(address: Uri) -> Self {
         Self {
             method: Method::GET,
             address,
@@ -59,23 +59,23 @@ impl Outgoing {
 }
 
 /// An answer whose head is here and whose body comes.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+pub(in crate::puller) struct Answer {
+    pub(in crate::puller) status: StatusCode,
+    pub(in crate::puller) headers: HeaderMap,
     /// Whether it comes from where a redirect led.
-    pub(super) redirected: bool,
-    pub(super) body: Body,
+    pub(in crate::puller) redirected: bool,
+    pub(in crate::puller) body: Body,
 }
 
 impl Answer {
     /// A header's text, if it is there and text.
-    pub(super) fn header(&self, name: header::HeaderName) -> Option<&str> {
+    pub(in crate::puller) fn header(&self, name: header::HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
 /// The HTTP client. Making one opens no socket and reads no file.
-pub(super) struct Http {
+pub(in crate::puller) struct Http {
     pools: Pools,
     slots: Slots,
     connect: Duration,
@@ -84,7 +84,7 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(settings: &RegistrySettings) -> Self {
+    pub(in crate::puller) fn new(settings: &RegistrySettings) -> Self {
         let limits = &settings.limits;
         let slots = slots(limits);
         Self {
@@ -97,7 +97,7 @@ impl Http {
     }
 
     /// The answer, whatever its status, after any redirects.
-    pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Answer, HttpError> {
+    pub(in crate::puller) async fn send(&self, outgoing: Outgoing) -> Result<Answer, HttpError> {
         let Outgoing { mut method, mut address, headers, authorization, private, mut body, trust, connect } =
             outgoing;
         let home = location::authority(&address);

@@ -8,7 +8,7 @@ const OTHER_SCHEME: &str = "it is neither http nor https";
 
 /// The address a `Location` means; the reason when it means none. Fragments are dropped, `.` and `..` are left to the server,
 /// as nothing here depends on the path.
-pub(super) fn resolve(base: &Uri, location: &str) -> Result<Uri, &'static str> {
+pub(in crate::puller) fn resolve(base: &Uri, location: &str) -> Result<Uri, &'static str> {
     let location = location.split('#').next().unwrap_or_default();
     let (Some(scheme), Some(authority)) = (base.scheme_str(), base.authority()) else {
         return Err("the address it is relative to has no host");
@@ -37,7 +37,7 @@ pub(super) fn resolve(base: &Uri, location: &str) -> Result<Uri, &'static str> {
 }
 
 /// An address that may be asked: http or https, a host, no user name in it.
-pub(super) fn checked(address: Uri) -> Result<Uri, &'static str> {
+pub(in crate::puller) fn checked(address: Uri) -> Result<Uri, &'static str> {
     match address.scheme_str() {
         Some("http" | "https") => {}
         _ => return Err(OTHER_SCHEME),
@@ -51,7 +51,7 @@ pub(super) fn checked(address: Uri) -> Result<Uri, &'static str> {
 }
 
 /// `host[:port]` of an address, for messages; never its query, which may be a signature.
-pub(super) fn authority(address: &Uri) -> String {
+pub(in crate::puller) fn authority(address: &Uri) -> String {
     address.authority().map_or_else(|| "nowhere".to_owned(), ToString::to_string)
 }
 

@@ -54,7 +54,7 @@ impl Meter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn count(&self, server: &str, change: impl FnOnce(&mut HostMetrics)) {
+    pub(in crate::puller) fn count(&self, server: &str, change: impl FnOnce(&mut HostMetrics)) {
         let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(host) = hosts.get_mut(server) {
             change(host);
@@ -63,7 +63,7 @@ impl Meter {
         }
     }
 
-    pub(super) fn answered(&self, server: &str, after: Duration, status: Option<StatusCode>) {
+    pub(in crate::puller) fn answered(&self, server: &str, after: Duration, status: Option<StatusCode>) {
         let failed =
             status.is_none_or(|status| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS);
         self.count(server, |host| {
@@ -76,7 +76,7 @@ impl Meter {
         });
     }
 
-    pub(super) fn retried(&self, server: &str) {
+    pub(in crate::puller) fn retried(&self, server: &str) {
         self.count(server, |host| host.retries += 1);
     }
 }

@@ -27,29 +27,29 @@
 mod ask;
 mod auth;
 mod blob;
-mod body;
+pub(super) mod body;
 mod challenge;
 mod client;
 mod connect;
 mod credentials;
 mod endpoint;
 mod error;
-mod failure;
+pub(super) mod failure;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod health;
 mod hosts;
 mod hosts_dir;
 mod hosts_toml;
-mod http;
+pub(super) mod http;
 mod identity;
-mod location;
-mod meter;
+pub(super) mod location;
+pub(super) mod meter;
 mod pools;
-mod proxy;
+pub(super) mod proxy;
 mod ranges;
-mod resume;
-mod retry;
+pub(super) mod resume;
+pub(super) mod retry;
 mod slots;
 mod task;
 #[cfg(test)]

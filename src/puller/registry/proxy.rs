@@ -102,7 +102,7 @@ fn has_port(host: &str) -> bool {
 }
 
 /// Without its %-escapes; `None` where one is wrong or the result is no UTF-8.
-fn decoded(text: &str) -> Option<String> {
+pub(in crate::puller) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

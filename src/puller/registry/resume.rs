@@ -24,7 +24,7 @@ use super::retry::Pauses;
 
 /// Bytes after which a blob that breaks off again has earned all its retries anew. 1 MiB: a bad line is used to its end, one that
 /// brings next to nothing is given up.
-const PROGRESS_BYTES: u64 = 1 << 20;
+pub(in crate::puller) const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// What is fetched, whoever gives it.
 pub(super) struct Source {
@@ -361,7 +361,7 @@ impl Stream {
     }
 }
 
-fn range(at: u64, end: Option<u64>) -> HeaderValue {
+pub(in crate::puller) fn range(at: u64, end: Option<u64>) -> HeaderValue {
     let text = match end {
         Some(end) => format!("bytes={at}-{}", end.saturating_sub(1)),
         None => format!("bytes={at}-"),
@@ -376,7 +376,7 @@ fn is_of_the_range(error: &RegistryError) -> bool {
 }
 
 /// Start and total of `bytes START-END/TOTAL` (RFC 9110 section 14.4); a total of `*` is none.
-fn content_range(text: Option<&str>) -> Option<(u64, Option<u64>)> {
+pub(in crate::puller) fn content_range(text: Option<&str>) -> Option<(u64, Option<u64>)> {
     let (unit, rest) = text?.trim().split_once(' ')?;
     let (span, total) = rest.trim().split_once('/')?;
     let (start, end) = span.split_once('-')?;

@@ -9,8 +9,36 @@ use super::error::RegistryError;
 use super::failure::HttpError;
 use crate::limits::Limits;
 
+/// What may be otherwise the next time it is asked.
+pub(in crate::puller) trait Passing {
+    /// Whether the same question may have another answer later.
+    fn may_pass(&self) -> bool;
+
+    /// The pause that the server asks for.
+    fn wait(&self) -> Option<Duration>;
+}
+
+impl Passing for RegistryError {
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Http { source, .. } => http_may_pass(source),
+            Self::Status { status, .. } => status_may_pass(*status),
+            Self::TooMany { .. } => true,
+            Self::Auth { source, .. } => source.may_pass(),
+            _ => false,
+        }
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Status { wait, .. } | Self::TooMany { wait, .. } => *wait,
+            _ => None,
+        }
+    }
+}
+
 /// The pauses between the attempts of one question.
-pub(super) struct Pauses {
+pub(in crate::puller) struct Pauses {
     left: usize,
     next: Duration,
     longest: Duration,
@@ -18,7 +46,7 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    pub(super) fn new(limits: &Limits, retries: usize) -> Self {
+    pub(in crate::puller) fn new(limits: &Limits, retries: usize) -> Self {
         Self {
             left: retries,
             next: limits.retry_pause,
@@ -29,14 +57,14 @@ impl Pauses {
 
     /// How long to wait before the next attempt; `None` when there is none to make: because of the error, because there were
     /// enough, or because the server asks for a longer pause than `--retry_after_max`.
-    pub(super) fn before_next(&mut self, error: &RegistryError) -> Option<Duration> {
-        if self.left == 0 || !may_pass(error) {
+    pub(in crate::puller) fn before_next(&mut self, error: &impl Passing) -> Option<Duration> {
+        if self.left == 0 || !error.may_pass() {
             return None;
         }
         self.left -= 1;
         let own = jittered(self.next, dice());
         self.next = (self.next * 2).min(self.longest);
-        match wanted(error) {
+        match error.wait() {
             Some(wanted) if wanted > self.asked_for_max => None,
             // Not earlier than it says, and not all at once.
             Some(wanted) => Some(wanted + jittered(self.next.min(wanted), dice()) / 4),
@@ -45,31 +73,13 @@ impl Pauses {
     }
 }
 
-/// Whether the same question may have another answer later.
-pub(super) fn may_pass(error: &RegistryError) -> bool {
-    match error {
-        RegistryError::Http { source, .. } => http_may_pass(source),
-        RegistryError::Status { status, .. } => status_may_pass(*status),
-        RegistryError::TooMany { .. } => true,
-        RegistryError::Auth { source, .. } => source.may_pass(),
-        _ => false,
-    }
-}
-
 /// 408, 425, 429 and what gateways and servers in trouble say. 501 and 505 are for ever.
-pub(super) fn status_may_pass(status: u16) -> bool {
+pub(in crate::puller) fn status_may_pass(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
-pub(super) fn http_may_pass(error: &HttpError) -> bool {
+pub(in crate::puller) fn http_may_pass(error: &HttpError) -> bool {
     error.may_pass()
-}
-
-fn wanted(error: &RegistryError) -> Option<Duration> {
-    match error {
-        RegistryError::Status { wait, .. } | RegistryError::TooMany { wait, .. } => *wait,
-        _ => None,
-    }
 }
 
 /// Between a half and all of it: many that failed at once do not come back at once.
@@ -84,7 +94,7 @@ fn dice() -> f64 {
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
-pub(super) fn retry_after(text: Option<&str>) -> Option<Duration> {
+pub(in crate::puller) fn retry_after(text: Option<&str>) -> Option<Duration> {
     let text = text?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -134,12 +144,12 @@ mod tests {
     #[test]
     fn only_what_may_pass_is_tried_again() {
         for code in [408, 425, 429, 500, 502, 503, 504] {
-            assert!(may_pass(&status(code, None)), "{code}");
+            assert!(status(code, None).may_pass(), "{code}");
         }
         for code in [400, 405, 416, 501, 505] {
-            assert!(!may_pass(&status(code, None)), "{code}");
+            assert!(!status(code, None).may_pass(), "{code}");
         }
-        assert!(!may_pass(&RegistryError::NotFound { asked: asked(), said: Said(None) }));
+        assert!(!RegistryError::NotFound { asked: asked(), said: Said(None) }.may_pass());
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) struct Slots {
 
 /// A slot at a server, until dropped. Empty: the request did without.
 #[derive(Default)]
-pub(super) struct Slot(#[allow(dead_code, reason = "it is held")] Option<OwnedSemaphorePermit>);
+pub(in crate::puller) struct Slot(#[allow(dead_code, reason = "it is held")] Option<OwnedSemaphorePermit>);
 
 impl Slots {
     pub(super) fn new(each: usize) -> Self {

@@ -25,7 +25,7 @@ pub(super) const CLIENT: &str = "`client` of its hosts.toml";
 /// Whom to believe at a server, and who to be, besides what holds everywhere (the system's authorities, `--registry_ca`).
 /// Servers of equal trust share connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Trust {
+pub(in crate::puller) struct Trust {
     /// Certificate authorities, PEM files.
     pub(super) ca: Vec<PathBuf>,
     /// Client certificates: PEM files with a certificate chain and its key, which may lie in one file.

@@ -39,7 +39,7 @@ impl Secret {
     }
 
     /// The text, for whoever shows it to a server.
-    pub(super) fn text(&self) -> &str {
+    pub(in crate::puller) fn text(&self) -> &str {
         &self.0
     }
 }
@@ -165,7 +165,7 @@ impl Login {
     }
 
     /// The header of Basic authentication (RFC 7617), if there is a password.
-    pub(super) fn basic(&self) -> Option<Result<HeaderValue, InvalidHeaderValue>> {
+    pub(in crate::puller) fn basic(&self) -> Option<Result<HeaderValue, InvalidHeaderValue>> {
         let coded = self.coded()?;
         Some(sensitive(&format!("Basic {coded}")))
     }
@@ -176,7 +176,7 @@ impl Login {
     }
 
     /// A text of a server that this was shown to, without what it may repeat of it.
-    pub(super) fn wiped(&self, text: &str) -> String {
+    pub(in crate::puller) fn wiped(&self, text: &str) -> String {
         let own = [&self.password, &self.identity_token, &self.registry_token];
         let secrets = own.into_iter().flatten().map(|secret| secret.0.clone()).chain(self.coded());
         secrets.fold(text.to_owned(), |text, secret| wipe(&text, &secret))
