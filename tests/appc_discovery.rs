@@ -149,7 +149,10 @@ fn sized(name: &str, size: u64) -> WantedAci {
 
 fn page(tags: &[(&str, &str)]) -> String {
     let tags = tags.iter().map(|(name, content)| format!("<meta name=\"{name}\" content=\"{content}\">\n"));
-    format!("<!DOCTYPE html><html><head><title>x</title>\n{}</head><body></body></html>", tags.collect::<String>())
+    format!(
+        "<!DOCTYPE html><html><head><title>x</title>\n{}</head><body></body></html>",
+        tags.collect::<String>()
+    )
 }
 
 // ---- simple discovery -----------------------------------------------------------------------------------------

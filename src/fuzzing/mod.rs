@@ -20,6 +20,7 @@ pub use inflate::inflate;
 pub use layers::layers;
 pub use names::reference;
 
+pub use crate::provider::appc::trust::fuzzing::SIGNED;
 pub use crate::store::ImageFile;
 pub use crate::store::image::fuzzing::{Layer, image};
 
@@ -58,11 +59,16 @@ pub fn archive(bytes: &[u8]) {
     crate::provider::archive::fuzzing::archive(bytes);
 }
 
+/// See `provider/appc/trust/fuzzing.rs`.
+pub fn signature(bytes: &[u8]) {
+    crate::provider::appc::trust::fuzzing::signature(bytes);
+}
+
 /// A target: its name, and what runs it once.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("archive", archive),
     ("blob", blob),
     ("challenge", challenge),
@@ -73,6 +79,7 @@ pub const TARGETS: [Target; 12] = [
     ("layers", layers),
     ("manifest", manifest),
     ("reference", reference),
+    ("signature", signature),
     ("tar", tar),
     ("whiteout", whiteout),
 ];

@@ -205,3 +205,16 @@ fn whoever_does_not_want_it_any_more_stops_it() {
     std::fs::remove_file(&path).unwrap();
     refused(bench.check_file(NAME, &path, Some(&signature.bytes)), "cannot open");
 }
+
+#[test]
+fn the_fuzz_target_has_a_key_and_its_signature() {
+    let key = Shape::new(1).make();
+    let (armored, aci, signature) = keelblock::fuzzing::SIGNED;
+    if std::env::var_os("KEELBLOCK_WRITE_SIGNED").is_some() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/provider/appc/trust/fuzzing");
+        std::fs::write(dir.join("key.asc"), key.armored()).unwrap();
+        std::fs::write(dir.join("signature.asc"), key.sign(aci)).unwrap();
+        return;
+    }
+    assert_eq!((armored, signature), (key.armored().as_str(), key.sign(aci).as_str()));
+}

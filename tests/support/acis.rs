@@ -96,8 +96,10 @@ pub fn right(request: &Request, file: &Served) -> Answer {
     if etag.is_some() && request.header("if-none-match") == etag {
         return tagged(Answer { length: None, ..Answer::new(304, "") });
     }
-    let range = request.header("range").filter(|_| request.header("if-range").is_none_or(|of| Some(of) == etag));
-    let first = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let range =
+        request.header("range").filter(|_| request.header("if-range").is_none_or(|of| Some(of) == etag));
+    let first =
+        range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     tagged(match first {
         Some(first) if first < bytes.len() => Answer::new(206, &bytes[first..])
             .header("Content-Range", format!("bytes {first}-{}/{}", bytes.len() - 1, bytes.len())),

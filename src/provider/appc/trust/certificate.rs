@@ -160,9 +160,12 @@ impl Certificate {
     /// The keys of it that a signature may name, and whether they may have made one.
     pub(super) fn components(&self, now: u64) -> Vec<Component<'_>> {
         let primary = &self.key.primary_key;
-        let standing = self.primary_standing(now);
-        let fit =
-            standing.clone().and_then(|()| if self.signs() { Ok(()) } else { Err(Unfit::NotForSigning) });
+        let statements = self.statements();
+        let standing = self.primary_standing(&statements, now);
+        let fit = standing.clone().and_then(|()| match signs(&statements) {
+            true => Ok(()),
+            false => Err(Unfit::NotForSigning),
+        });
         let mut components = vec![component(primary, fit)];
         for subkey in &self.key.public_subkeys {
             let fit = standing.clone().and_then(|()| self.subkey_standing(subkey, now));
