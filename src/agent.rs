@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use keelblock_actors::container::{ContainerId, ContainerSpec, ExitStatus, VolumeSource};
 use keelblock_actors::error::{ContainerError, ProvisionError, RecordError, StoreError};
-use keelblock_actors::image::name::{ImageName, ImageRequest, PullPolicy};
+use keelblock_actors::image::appc::{AppcReference, ImageId};
+use keelblock_actors::image::name::{ImageKind, ImageName, ImageRequest, PullPolicy};
+use keelblock_actors::image::plan::ImageIdentity;
 use keelblock_actors::messages::{Executed, Provisioned, PruneError, PulledImage, RunningContainer};
 use keelblock_actors::ports::{
     ExecSpec, Found, ImageRecord, Keep, Launched, Provider, Pruned, Puller, Records,
@@ -26,11 +28,13 @@ use crate::config::{Config, SCRUB_RATE};
 use crate::gc::{Collector, Gc};
 use crate::isolator;
 use crate::launcher::LinuxLauncher;
+use crate::provider::appc::trust::{Signatures, TrustStore};
+use crate::provider::appc::{self, AppcProvider};
 use crate::provider::archive::Archives;
 use crate::provider::docker::{DockerProvider, DockerSource, DockerSourceError};
 use crate::provider::manifest::Platform;
 use crate::provider::oci::OciProvider;
-use crate::puller::appc::AppcPuller;
+use crate::puller::appc::{AppcPrefix, AppcPuller, AppcSource, AppcSourceSettings, PrefixError};
 use crate::puller::local::LocalPuller;
 use crate::puller::registry::{
     HostMetrics, InsecureRegistries, Login, LoginFor, ParseLoginError, Proxies, RegistryClient,
@@ -80,6 +84,9 @@ pub enum AgentError {
     /// `--docker_auth` is no login.
     #[error("--docker_auth")]
     Login(#[from] ParseLoginError),
+    /// `--appc_simple_discovery_uri_prefix` names no place.
+    #[error("--appc_simple_discovery_uri_prefix")]
+    AppcPrefix(#[from] PrefixError),
     /// A thread or runtime cannot be made.
     #[error("cannot start the agent's threads")]
     Threads(#[source] std::io::Error),
@@ -93,7 +100,10 @@ pub struct Agent {
     engine: Engine,
     launcher: Arc<LinuxLauncher>,
     source: DockerSource,
+    /// For which images are wanted.
+    platform: Platform,
     registries: RegistryClient,
+    appc: AppcSource,
     /// For requests that do not say.
     policy: Option<PullPolicy>,
     io: Option<tokio::runtime::Runtime>,
@@ -178,11 +188,10 @@ impl Agent {
 
         let platform = config.platform.clone().unwrap_or_else(Platform::host);
         let archives = Archives::new(limits.clone(), store_dir.join("spool"), platform.clone());
-        let registries = RegistryClient::new(
-            registry_settings(&config, &source, platform)?,
-            io.handle().clone(),
-            log.new(o!("actor" => "registry")),
-        );
+        let settings = registry_settings(&config, &source, platform.clone())?;
+        let appc = appc_source(&config, &settings, io.handle(), &log)?;
+        let registries =
+            RegistryClient::new(settings, io.handle().clone(), log.new(o!("actor" => "registry")));
         let served = |kind: &str| config.image_providers.iter().any(|one| one == kind);
         let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
         if served("docker") {
@@ -194,6 +203,18 @@ impl Agent {
         }
         if served("oci") {
             providers.push(Arc::new(OciProvider::new(io.handle().clone(), archives)));
+        }
+        if served("appc") {
+            let keys = TrustStore::at(&config.work_dir);
+            let check = Signatures::new(config.appc_verify, keys, log.new(o!("actor" => "signatures")));
+            providers.push(Arc::new(AppcProvider::new(
+                Arc::new(appc.clone()),
+                Arc::new(check),
+                store.clone(),
+                io.handle().clone(),
+                limits.clone(),
+                platform.clone(),
+            )));
         }
         let pullers: Vec<Arc<dyn Puller>> = vec![
             Arc::new(LocalPuller),
@@ -255,7 +276,9 @@ impl Agent {
             engine,
             launcher,
             source,
+            platform,
             registries,
+            appc,
             policy: config.image_pull_policy,
             io: Some(io),
             collector,
@@ -272,12 +295,22 @@ impl Agent {
     /// The name under which this agent looks an image up and remembers it: every default written out, also where
     /// names without a registry come from.
     pub fn canonical(&self, name: &ImageName) -> ImageName {
-        self.source.canonical(name)
+        canonical(&self.source, &self.platform, name)
+    }
+
+    /// Where Appc images are discovered, and the keys of their publishers.
+    pub fn appc_source(&self) -> &AppcSource {
+        &self.appc
     }
 
     /// How the registries that this agent asked did so far, by server (`host:port`).
     pub fn registry_metrics(&self) -> BTreeMap<String, HostMetrics> {
         self.registries.metrics()
+    }
+
+    /// How the servers did that Appc images were discovered at.
+    pub fn appc_metrics(&self) -> BTreeMap<String, HostMetrics> {
+        self.appc.metrics()
     }
 
     fn request(&self, request: ImageRequest) -> ImageRequest {
@@ -344,7 +377,19 @@ impl Agent {
     /// Removes images and layers that nothing uses. Large trees may still be on their way out when this answers:
     /// [`crate::gc::sweep`] on [`Config::gc_dirs`] waits for them.
     pub async fn prune(&self, keep: Keep) -> Result<Pruned, Arc<PruneError>> {
-        let images = keep.images.iter().map(|name| self.canonical(name)).collect();
+        let mut images: Vec<_> = keep.images.iter().map(|name| self.canonical(name)).collect();
+        let by_id = |name: &ImageName| matches!(name, ImageName::Appc(AppcReference::Id(_)));
+        if images.iter().any(by_id) {
+            // Images are remembered by name.
+            let stored = self.images().await.map_err(|error| Arc::new(PruneError::from(error)))?;
+            let kept = stored.into_iter().map(|image| image.record.plan.identity);
+            let is_kept = |identity: &ImageIdentity| {
+                let id = ImageId::of(&identity.manifest).filter(|_| identity.kind() == ImageKind::Appc);
+                id.is_some_and(|id| images.contains(&ImageName::Appc(AppcReference::Id(id))))
+            };
+            let named: Vec<_> = kept.filter(is_kept).map(|identity| identity.name).collect();
+            images.extend(named);
+        }
         self.engine.prune(Keep { images }).await
     }
 
@@ -376,6 +421,26 @@ impl Drop for Agent {
             io.shutdown_background();
         }
     }
+}
+
+/// See [`Agent::canonical`].
+pub(crate) fn canonical(source: &DockerSource, platform: &Platform, name: &ImageName) -> ImageName {
+    match name.kind() {
+        ImageKind::Appc => appc::canonical(name, platform),
+        ImageKind::Docker | ImageKind::Oci => source.canonical(name),
+    }
+}
+
+fn appc_source(
+    config: &Config,
+    registry: &RegistrySettings,
+    handle: &tokio::runtime::Handle,
+    log: &Logger,
+) -> Result<AppcSource, AgentError> {
+    let prefix: AppcPrefix = config.appc_simple_discovery_uri_prefix.parse()?;
+    let spool = config.appc_store_dir.clone().unwrap_or_else(|| config.store_dir()).join("spool");
+    let settings = AppcSourceSettings { prefix, registry: registry.clone(), spool };
+    Ok(AppcSource::new(settings, handle.clone(), log.new(o!("actor" => "discovery"))))
 }
 
 fn registry_settings(

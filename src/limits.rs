@@ -24,6 +24,10 @@ pub struct Limits {
     pub config_bytes_max: u64,
     /// Indexes within indexes. 4: real ones have one.
     pub index_depth_max: usize,
+    /// Images below each other in the dependencies of an Appc image. 16: real ones have two or three.
+    pub appc_dependency_depth_max: usize,
+    /// Images that an Appc image depends on, those of its dependencies included, each counted once. 128: real ones have a few.
+    pub appc_dependencies_max: usize,
     /// Layers of an image. 500: what overlayfs stacks.
     pub layers_max: usize,
     /// Bytes of the uncompressed tar of one layer, which bounds its files and a decompression bomb alike. 64 GiB:
@@ -106,6 +110,8 @@ impl Default for Limits {
             manifest_bytes_max: 4 << 20,
             config_bytes_max: 8 << 20,
             index_depth_max: 4,
+            appc_dependency_depth_max: 16,
+            appc_dependencies_max: 128,
             layers_max: 500,
             layer_bytes_max: 64 << 30,
             layer_expansion_max: 200,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::container::{BackendName, ContainerId, RootfsId};
+use crate::image::appc::ImageId;
 use crate::image::digest::{DiffId, Digest};
 use crate::image::name::{ImageKind, ImageName};
 use crate::image::plan::{Compression, LayerKey, SourceKind};
@@ -196,6 +197,30 @@ pub enum UnpackError {
         layer: LayerKey,
         /// Of the tar.
         actual: DiffId,
+    },
+    /// The tar of an ACI is not that of the image.
+    #[error(
+        "layer {layer}: its archive is that of the image sha512-{}, not of {expected}; it was changed after it was resolved or is corrupt, pull the image again",
+        actual.hex()
+    )]
+    WrongImageId {
+        /// The layer.
+        layer: LayerKey,
+        /// From its view.
+        expected: ImageId,
+        /// Of the tar.
+        actual: Digest,
+    },
+    /// A layer's key is not that of the view of an ACI that it comes with.
+    #[error("layer {layer} is not what its plan says is shown of {}; pull the image again", match image {
+        Some(image) => format!("image {image}"),
+        None => "an ACI, for that says nothing".to_owned(),
+    })]
+    WrongView {
+        /// The layer.
+        layer: LayerKey,
+        /// That of the view, if there is one.
+        image: Option<ImageId>,
     },
     /// The content is compressed otherwise than the media type says.
     #[error("layer {layer}: its media type {media_type} says {declared}, but its content is {found}")]

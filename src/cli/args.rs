@@ -16,7 +16,7 @@ pub(super) fn command() -> Command {
             "Every flag also reads KEELBLOCK_<FLAG> from the environment and its own name from the TOML file of \
              --config;\nthe command line wins over the environment, that over the file. Flags take underscores or \
              dashes.\n\nImages: NAME[:TAG][@DIGEST], docker:NAME, docker-archive:PATH[:REF], oci:PATH[:TAG], \
-             oci-archive:PATH[:TAG]\n\nExit status: 0 done; 125 keelblock failed; 126 command not executable; 127 \
+             oci-archive:PATH[:TAG],\nappc:NAME[:VERSION][,LABEL=VALUE...], appc:sha512-ID, aci:PATH\n\nExit status: 0 done; 125 keelblock failed; 126 command not executable; 127 \
              command not found; 128+N killed by\nsignal N; 2 wrong usage; else what the container's command \
              returned.",
         )

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use keelblock_actors::container::{ContainerId, ContainerRecord};
 use keelblock_actors::error::{ContainerError, chain};
-use keelblock_actors::image::name::ImageRequest;
+use keelblock_actors::image::name::{ImageKind, ImageRequest};
+use keelblock_actors::image::plan::ImageIdentity;
 use keelblock_actors::ports::{Found, Owner};
 use serde_json::{Value, json};
 
 use super::images::{image_json, image_name, record_json};
 use super::output::{ago, table};
 use super::{CliError, Context, bars};
+use crate::provider::appc::manifest::to_json;
 use crate::scrub::damaged_layers;
 use crate::store::{DiskStore, Quarantined};
 
@@ -162,20 +164,31 @@ async fn inspect_with(
     let wanted = image_name(name).ok().map(|name| agent.canonical(&name));
     for image in agent.images().await? {
         let identity = &image.record.plan.identity;
-        let by_id = name.len() >= 12 && identity.config.hex().starts_with(name.trim_start_matches("sha256:"));
-        if by_id || wanted.as_ref() == Some(&identity.name) {
+        if is_called(identity, name) || wanted.as_ref() == Some(&identity.name) {
             let mut document = record_json(&image.record, image.bytes);
             let users = containers.iter().filter(|found| {
                 found.rootfses.as_ref().is_some_and(|record| record.images.contains(identity))
             });
             document["containers"] = json!(users.map(|found| &found.id).collect::<Vec<_>>());
-            document["config"] = json!(image.record.plan.runtime);
+            match &image.record.plan.runtime.appc {
+                Some(manifest) => document["manifest"] = to_json(manifest),
+                None => document["config"] = json!(image.record.plan.runtime),
+            }
             document["blobs"] =
                 json!(image.record.plan.layers.iter().map(|layer| &layer.blob).collect::<Vec<_>>());
             return Ok(document);
         }
     }
     Err(CliError::Unknown(keelblock_actors::error::quote(name)))
+}
+
+/// Whether a text is the ID of an image, or the beginning of it.
+fn is_called(image: &ImageIdentity, text: &str) -> bool {
+    let appc = image.kind() == ImageKind::Appc;
+    let text = text.strip_prefix("appc:").filter(|_| appc).unwrap_or(text);
+    let prefixes: &[&str] = if appc { &["sha512-", "sha512:"] } else { &["sha256:"] };
+    let hex = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+    text.len() >= 12 && !hex.is_empty() && image.config.hex().starts_with(hex)
 }
 
 pub(super) async fn kill(context: &Context<'_>) -> Result<u8, CliError> {

@@ -2,13 +2,17 @@
 
 use clap::ArgMatches;
 use keelblock_actors::error::quote;
-use keelblock_actors::image::name::{ImageName, ImageRequest, PullPolicy};
+use keelblock_actors::image::appc::ImageId;
+use keelblock_actors::image::name::{ImageKind, ImageName, ImageRequest, PullPolicy};
+use keelblock_actors::image::plan::ImageIdentity;
 use keelblock_actors::messages::PulledImage;
 use keelblock_actors::ports::{ImageRecord, Keep};
 use serde_json::{Value, json};
 
 use super::output::{Output, ago, human_bytes, table};
 use super::{CliError, Context, args, bars, collect};
+use crate::provider::appc;
+use crate::provider::manifest::Platform;
 
 /// An image name from the command line, relative paths made absolute.
 pub(super) fn image_name(text: &str) -> Result<ImageName, CliError> {
@@ -33,13 +37,27 @@ pub(super) fn image_name(text: &str) -> Result<ImageName, CliError> {
 }
 
 /// The part of every document that says which image it is.
-pub(super) fn image_json(image: &keelblock_actors::image::plan::ImageIdentity) -> Value {
-    json!({
+pub(super) fn image_json(image: &ImageIdentity) -> Value {
+    let mut document = json!({
         "kind": image.kind(),
         "reference": image.name.reference(),
         "digest": image.manifest,
         "id": image.config,
-    })
+    });
+    if let Some(id) = image_id(image) {
+        document["image_id"] = json!(id);
+    }
+    document
+}
+
+/// What an Appc image is called by its specification.
+pub(super) fn image_id(image: &ImageIdentity) -> Option<ImageId> {
+    ImageId::of(&image.config).filter(|_| image.kind() == ImageKind::Appc)
+}
+
+/// Its digest, for a table: of an Appc image its image ID.
+fn shown_digest(image: &ImageIdentity) -> String {
+    image_id(image).map_or_else(|| image.manifest.to_string(), |id| id.to_string())
 }
 
 pub(super) async fn pull(context: &Context<'_>) -> Result<u8, CliError> {
@@ -98,7 +116,8 @@ fn print_pulled(output: &Output, pulled: &[PulledImage]) {
                 vec![
                     image.identity.kind().to_string(),
                     image.identity.name.reference(),
-                    image.identity.manifest.to_string(),
+                    // As much of a SHA-512 as of others.
+                    shown_digest(&image.identity).chars().take(71).collect(),
                     human_bytes(image.bytes_fetched),
                     format!("{} fetched, {} reused", image.layers_fetched, image.layers_reused),
                 ]
@@ -135,7 +154,7 @@ pub(super) async fn list(context: &Context<'_>) -> Result<u8, CliError> {
                 vec![
                     identity.kind().to_string(),
                     identity.name.reference(),
-                    identity.manifest.to_string().chars().take(19).collect(),
+                    shown_digest(identity).chars().take(19).collect(),
                     image.record.layers.len().to_string(),
                     human_bytes(image.bytes),
                     ago(image.record.pulled_ms),
@@ -180,7 +199,9 @@ pub(super) async fn prune(context: &Context<'_>) -> Result<u8, CliError> {
 pub(super) fn reference(sub: &ArgMatches, output: &Output) -> Result<u8, CliError> {
     let text = sub.get_one::<String>("name").map(String::as_str).unwrap_or_default();
     let name: ImageName = text.parse().map_err(|error| CliError::Several(format!("{error}")))?;
-    let canonical = name.canonical();
+    let platform = sub.get_one::<String>("platform").map(|text| text.parse::<Platform>()).transpose();
+    let platform = platform.map_err(|error| CliError::Usage(format!("--platform: {error}")))?;
+    let canonical = appc::canonical(&name.canonical(), &platform.unwrap_or_else(Platform::host));
     let document = json!({ "kind": canonical.kind(), "reference": canonical.reference() });
     output.print(&document, || format!("{}\n", canonical.reference()));
     Ok(0)

@@ -468,6 +468,18 @@ pub const FLAGS: &[Flag] = &[
     limit!(manifest_bytes_max, "BYTES", "Size of a manifest or index [default: 4M]", bytes),
     limit!(config_bytes_max, "BYTES", "Size of an image config [default: 8M]", bytes),
     limit!(index_depth_max, "N", "Indexes within indexes [default: 4]", at_least_one),
+    limit!(
+        appc_dependency_depth_max,
+        "N",
+        "Images below each other in the dependencies of an appc image [default: 16]",
+        at_least_one
+    ),
+    limit!(
+        appc_dependencies_max,
+        "N",
+        "Images that an appc image depends on, directly or not [default: 128]",
+        at_least_one
+    ),
     limit!(layers_max, "N", "Layers of an image [default: 500]", at_least_one),
     limit!(layer_bytes_max, "BYTES", "Unpacked file bytes of a layer [default: 64G]", bytes),
     limit!(

@@ -222,7 +222,7 @@ pub(super) fn no_provider(image: ImageName) -> BoxFuture<'static, Result<ImagePl
     Box::pin(async move { Err(ResolveError::NoProvider { kind: image.kind(), image }) })
 }
 
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     text.map_or_else(|| "a panic without words".to_owned(), |text| quote(&text))

@@ -2,7 +2,7 @@
 //!
 //! A later entry for a name replaces an earlier one, except that a directory stays with what is in it. A directory
 //! that replaces anything else, or a whiteout, is opaque: applied in order to a full tree (as umoci does), what stood
-//! in its way would have removed what the layers below have there.
+//! in its way would have removed what the layers below have there. In an ACI there are neither ([`Names::Plain`]).
 //!
 //! A character device 0:0 in a tar is not made, and counted: on disk it would be a whiteout, which the layer did not
 //! say, and it opens nothing. Images with a docker store in them have some.
@@ -18,13 +18,14 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::aci::LeftOut;
 use super::attributes::{Attributes, DEFAULT_ACL, Inherited, Made, NotSet, default_acl};
 use super::dirtimes::{DirTimes, NOBODYS_ROOT, SettingDirs};
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
 use super::form;
 use super::job::{Helper, JOB_BYTES_MAX, Job};
-use super::meaning::{Aim, Implied, ImpliedPaths, SKIPPED_MAX, Skipped, aim, clean, device, split};
+use super::meaning::{Aim, Implied, ImpliedPaths, Names, SKIPPED_MAX, Skipped, aim, clean, device, split};
 use super::space::{Need, Outlay};
 use super::tar::{Kind, Member, Reader, Segment, Source};
 use super::tree::{Dir, Lost, Tree, is_whiteout};
@@ -65,6 +66,7 @@ impl Applied {
 pub(super) struct Applier {
     tree: Tree,
     namespace: Namespace,
+    names: Names,
     attributes: Attributes,
     times: DirTimes,
     /// For messages.
@@ -99,6 +101,7 @@ impl Applier {
         at: PathBuf,
         spill: PathBuf,
         namespace: Namespace,
+        names: Names,
         in_user_namespace: bool,
         entries_max: u64,
         outlay: Arc<Outlay>,
@@ -119,6 +122,7 @@ impl Applier {
         Ok(Self {
             tree,
             namespace,
+            names,
             attributes,
             times,
             at,
@@ -202,12 +206,23 @@ impl Applier {
             .map_err(|(path, failed)| failed.of(path, &self.at))
     }
 
+    /// Removes what was made for others to be linked to, and counts for nothing. To be called after the last entry.
+    pub(super) fn leave_out(&mut self, left: &LeftOut) -> Result<(), Flaw> {
+        let name = left.dir.as_bytes();
+        let cleared = self.tree.find(b"").map_err(Failed::from).and_then(|root| self.clear(&root, name));
+        cleared.map_err(|failed| failed.of(name.to_vec(), &self.at))?;
+        // It was made for the first thing in it.
+        self.tree.implied = self.tree.implied.saturating_sub(1);
+        left.uncounted(&mut self.applied);
+        Ok(())
+    }
+
     fn try_apply<S: Source>(&mut self, member: &mut Member, payload: &mut Reader<S>) -> Result<(), Failed> {
         let path = clean(&member.path)?;
         if path.is_empty() {
             return self.root(member);
         }
-        let (parent, name) = match aim(&path)? {
+        let (parent, name) = match aim(&path, self.names)? {
             Aim::Nothing => return Ok(()),
             Aim::Opaque(dir) => return self.opaque(dir),
             Aim::Removed(parent, removed) => {
@@ -399,8 +414,10 @@ impl Applier {
             } else {
                 self.clear(dir, name)?;
                 make()?;
-                self.tree.hide_below(dir.as_fd(), name)?;
-                hidden = true;
+                if self.names == Names::Signs {
+                    self.tree.hide_below(dir.as_fd(), name)?;
+                    hidden = true;
+                }
             }
         }
         let made = Made::Named(dir.as_fd(), name);

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use keelblock_actors::error::{Cause, NoRoom, StoreError, UnpackError, quote};
 use keelblock_actors::image::plan::{Compression, LayerKey};
 
+use super::aci::InvalidAci;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) enum Flaw {
@@ -60,6 +62,14 @@ impl Flaw {
                     "the other half of the unpacking is gone",
                 ),
             },
+        }
+    }
+
+    /// The same of an entry, by the name it has in its archive, which is made by another.
+    pub(super) fn in_archive(self, made: &[u8], named: Vec<u8>) -> Self {
+        match self {
+            Self::Entry { path, source } if path == made => Self::Entry { path: named, source },
+            other => other,
         }
     }
 
@@ -140,6 +150,9 @@ pub enum EntryError {
     /// A name with the whiteout prefix that means nothing.
     #[error("this is no valid whiteout: after .wh. comes the name of one file")]
     BadWhiteout,
+    /// What it says of the archive that it is in.
+    #[error(transparent)]
+    Aci(InvalidAci),
     /// A type of entry that is no file.
     #[error("entries of tar type {0:?} cannot be unpacked")]
     Type(char),

@@ -28,9 +28,21 @@ pub(super) enum Aim<'a> {
     Entry(&'a [u8], &'a [u8]),
 }
 
+/// Whether some names say that something is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Those with the prefix of whiteouts: layers of Docker and OCI.
+    Signs,
+    /// None: ACIs. What they depend on is added to, never taken from.
+    Plain,
+}
+
 /// What a member of this path, which is not the root's, is about.
-pub(super) fn aim(path: &[u8]) -> Result<Aim<'_>, EntryError> {
+pub(super) fn aim(path: &[u8], names: Names) -> Result<Aim<'_>, EntryError> {
     let (parent, name) = split(path);
+    if names == Names::Plain {
+        return Ok(Aim::Entry(parent, name));
+    }
     for component in components(parent) {
         match whiteout::sign(component) {
             Sign::None => {}

@@ -9,6 +9,8 @@
 //! Nothing here knows registries, containers or mounts, and nothing is trusted that comes from an image: names,
 //! numbers and sizes are checked where they are read (`tar`), paths resolve beneath a descriptor (`tree`).
 
+mod aci;
+pub(crate) mod aci_scan;
 mod attributes;
 mod boot;
 mod chunks;
@@ -68,6 +70,7 @@ use keelblock_actors::ports::{
 use keelblock_actors::stop::Stop;
 use slog::{Logger, debug, error, warn};
 
+pub use self::aci::{AciRule, InvalidAci};
 pub use self::attributes::NotSet;
 pub use self::dirtimes::NOBODYS_ROOT;
 pub use self::disk::{Barrier, Disk, RealDisk};
@@ -329,7 +332,7 @@ impl DiskStore {
         if let Some(layer) = find()? {
             return Ok(Claim::Here(layer));
         }
-        if let LayerKey::Diff(diff) = key {
+        if let LayerKey::Diff(diff) | LayerKey::Aci(diff) = key {
             self.inner.make_way(diff)?;
         }
         let path = self.inner.layout.staging();

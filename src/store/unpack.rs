@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keelblock_actors::error::UnpackError;
+use keelblock_actors::image::appc::AciView;
 use keelblock_actors::image::digest::{DiffId, Digest, Hasher};
 use keelblock_actors::image::plan::{LayerKey, LayerSpec};
 use keelblock_actors::ports::{Staging, StoredLayer};
@@ -16,6 +17,7 @@ use keelblock_actors::stop::Stop;
 use slog::{info, warn};
 
 use super::Inner;
+use super::aci::{Archive, LeftOut};
 use super::attributes::Attributes;
 use super::entry::{Applied, Applier, Kept};
 use super::flaw::Flaw;
@@ -24,6 +26,7 @@ use super::image::{ImageApplier, ImageFile};
 use super::intake::Intake;
 use super::job;
 use super::layout::{IMAGE, SUMS, TREE};
+use super::meaning::Names;
 use super::pipeline::{Stages, Threads, join, start};
 use super::space::Outlay;
 use super::stage::Stage;
@@ -60,6 +63,9 @@ impl Staging for DiskStaging {
         // In this order, so that on an error the stage goes before the claim.
         let Self { store, key, namespace, form, claim, stage } = *self;
         let declared = declared_digest(&key, layer)?;
+        let aci = view(&key, layer)?;
+        // An image would keep for ever what is only made to be linked to.
+        let form = if aci.is_some_and(|view| !view.whitelists.is_empty()) { Form::Tree } else { form };
         let outlay =
             store.space.outlay(layer, form, stop).map_err(|error| Flaw::of_ledger(error).of(&key))?;
         let outlay = Arc::new(outlay);
@@ -69,6 +75,7 @@ impl Staging for DiskStaging {
                 store: &store,
                 key: &key,
                 layer,
+                aci,
                 namespace,
                 form,
                 stage: &stage,
@@ -113,10 +120,24 @@ fn declared_digest(key: &LayerKey, layer: &LayerSpec) -> Result<Option<Digest>, 
     }
 }
 
+/// What of an ACI a layer is, if it is of one; its key must be that of the view.
+fn view<'l>(key: &LayerKey, layer: &'l LayerSpec) -> Result<Option<&'l AciView>, UnpackError> {
+    let LayerKey::Aci(id) = key else { return Ok(None) };
+    match &layer.aci {
+        Some(view) if view.diff_id() == *id => Ok(Some(view)),
+        view => Err(UnpackError::WrongView {
+            layer: key.clone(),
+            image: view.as_ref().map(|view| view.image_id.clone()),
+        }),
+    }
+}
+
 struct Job<'a> {
     store: &'a Inner,
     key: &'a LayerKey,
     layer: &'a LayerSpec,
+    /// What of an ACI it is, if it is of one.
+    aci: Option<&'a AciView>,
     namespace: Namespace,
     form: Form,
     stage: &'a Stage,
@@ -129,15 +150,16 @@ impl Job<'_> {
     /// Unpacks into the stage; what it is, if all digests are right.
     fn run(&self, blob: &mut dyn Read) -> Result<LayerRecord, UnpackError> {
         let limits = &self.store.limits;
-        let hasher = match self.key {
-            LayerKey::Diff(diff) | LayerKey::Aci(diff) => diff.0.hasher(),
-            LayerKey::Blob(_) => Hasher::sha256(),
+        let hasher = match (self.aci, self.key) {
+            (Some(view), _) => view.image_id.digest().hasher(),
+            (None, LayerKey::Diff(diff) | LayerKey::Aci(diff)) => diff.0.hasher(),
+            (None, LayerKey::Blob(_)) => Hasher::sha256(),
         };
         let (size, declared) = (self.layer.blob.size, self.declared.as_ref());
         let mut intake = Intake::new(blob, size, declared, limits.layer_bytes_max, self.stop);
         let stages = Stages {
             blob: &self.layer.blob,
-            aci: matches!(self.key, LayerKey::Aci(_)),
+            aci: self.aci.is_some(),
             limits,
             outlay: &self.outlay,
             stop: self.stop,
@@ -149,12 +171,7 @@ impl Job<'_> {
             })
             .map_err(|flaw| self.diagnosed(flaw, &mut intake))?;
         self.verify_blob(&mut intake)?;
-        let diff_id = DiffId(ran.digest);
-        if let LayerKey::Diff(expected) | LayerKey::Aci(expected) = self.key
-            && *expected != diff_id
-        {
-            return Err(UnpackError::WrongDiffId { layer: self.key.clone(), actual: diff_id });
-        }
+        let diff_id = self.verified(ran.digest)?;
         let (applied, image, tree) = ran.made;
         Ok(LayerRecord {
             form: self.form,
@@ -173,6 +190,29 @@ impl Job<'_> {
         })
     }
 
+    /// What the layer is stored by, if its tar, which has this digest, is the right one.
+    fn verified(&self, of_tar: Digest) -> Result<DiffId, UnpackError> {
+        let layer = || self.key.clone();
+        if let Some(view) = self.aci
+            && view.image_id.digest() != of_tar
+        {
+            let (expected, actual) = (view.image_id.clone(), of_tar);
+            return Err(UnpackError::WrongImageId { layer: layer(), expected, actual });
+        }
+        let actual = DiffId(of_tar);
+        match self.key {
+            LayerKey::Diff(expected) if *expected != actual => {
+                Err(UnpackError::WrongDiffId { layer: layer(), actual })
+            }
+            LayerKey::Aci(view) => Ok(view.clone()),
+            LayerKey::Diff(_) | LayerKey::Blob(_) => Ok(actual),
+        }
+    }
+
+    fn names(&self) -> Names {
+        if self.aci.is_some() { Names::Plain } else { Names::Signs }
+    }
+
     /// Unpacks the tar, with a second thread if there may be one.
     fn apply(&self, tar: &mut dyn Source, threads: Threads) -> Result<Kept, Flaw> {
         let at = self.stage.path().join(TREE);
@@ -186,8 +226,8 @@ impl Job<'_> {
             let spill = self.stage.path().join("times");
             let entries_max = self.store.limits.layer_entries_max;
             let outlay = Arc::clone(&self.outlay);
-            let (at, namespace) = (at.clone(), self.namespace);
-            Applier::new(at, spill, namespace, in_user_namespace, entries_max, outlay, helper, notes)
+            let (at, namespace, names) = (at.clone(), self.namespace, self.names());
+            Applier::new(at, spill, namespace, names, in_user_namespace, entries_max, outlay, helper, notes)
                 .map_err(written)
         };
         match threads {
@@ -215,6 +255,7 @@ impl Job<'_> {
             at.clone(),
             sums,
             self.namespace,
+            self.names(),
             &self.store.limits,
             Box::new(Watching { outlay: &self.outlay, write_back: WriteBack::default() }),
         );
@@ -229,17 +270,20 @@ impl Job<'_> {
 
     /// Applies all entries and reads the tar to its end; lets the helper go.
     fn apply_all(&self, tar: &mut dyn Source, mut applier: Applier) -> Result<Applier, Flaw> {
-        self.read_all(tar, |member, reader| applier.apply(member, reader))?;
+        let left_out = self.read_all(tar, |member, reader| applier.apply(member, reader))?;
         applier.dismiss_helper()?;
+        if let Some(left_out) = left_out {
+            applier.leave_out(&left_out)?;
+        }
         Ok(applier)
     }
 
-    /// Gives all entries to `apply` and reads the tar to its end.
+    /// Gives all entries of the layer to `apply` and reads the tar to its end. What was left out is to be removed again.
     fn read_all<'t>(
         &self,
         tar: &'t mut dyn Source,
         mut apply: impl FnMut(Member, &mut Reader<&'t mut dyn Source>) -> Result<(), Flaw>,
-    ) -> Result<(), Flaw> {
+    ) -> Result<Option<LeftOut>, Flaw> {
         let limits = &self.store.limits;
         let bounds = Bounds {
             entries_max: limits.layer_entries_max,
@@ -247,15 +291,26 @@ impl Job<'_> {
             xattr_bytes_max: limits.xattr_bytes_max,
             pax_bytes_max: limits.pax_bytes_max,
         };
+        let mut archive = self.aci.map(|view| Archive::new(view, limits.layer_names_bytes_max));
         let mut reader = Reader::new(tar, bounds);
         while let Some(member) = reader.next()? {
             if self.stop.is_raised() {
                 return Err(Flaw::Stopped);
             }
-            apply(member, &mut reader)?;
+            match &mut archive {
+                None => apply(member, &mut reader)?,
+                Some(archive) => {
+                    let path = member.path.clone();
+                    if let Some(member) = archive.member(member)? {
+                        let made = member.path.clone();
+                        apply(member, &mut reader).map_err(|flaw| flaw.in_archive(&made, path))?;
+                    }
+                }
+            }
         }
+        let left_out = archive.map(Archive::finish).transpose()?.flatten();
         reader.finish()?;
-        Ok(())
+        Ok(left_out)
     }
 
     /// Whether the blob, read to its end, has the digest it should.

@@ -1,5 +1,7 @@
 //! What a case is: layers, and what must become of them.
 
+use std::rc::Rc;
+
 use keelblock::limits::Limits;
 use keelblock_actors::container::BackendName;
 use keelblock_actors::image::digest::{DiffId, Digest};
@@ -72,6 +74,20 @@ impl Layer {
     }
 }
 
+/// Cases that are not run as ACIs, too, and why.
+const NOT_AS_ACI: [(&str, &str); 6] = [
+    ("directories-2500-deep", DEEP),
+    ("directories-2500-deep-then-refused", DEEP),
+    ("directories-600-deep-in-two-layers", DEEP),
+    (
+        "sparse-of-sixteen-terabytes-stays-a-hole",
+        "it takes long, and what is in a file is the same in an ACI",
+    ),
+    ("hard-links-two-thousand", "it takes long, and so is a case of whitelists"),
+    ("link-target-too-long", "only names grow by rootfs/, and have the same limit"),
+];
+const DEEP: &str = "it takes long, and other deep trees are ACIs, too";
+
 /// What must become of it.
 #[derive(Clone)]
 pub(crate) enum Expected {
@@ -81,17 +97,24 @@ pub(crate) enum Expected {
     SomeTree,
     /// The last layer is refused, in words that contain all of these.
     Refused(Vec<String>),
+    /// The same, or in these words.
+    RefusedOr(Vec<String>, &'static str),
+    /// It is refused, or becomes some tree.
+    Anything,
 }
 
-type Make = Box<dyn Fn(&Ground) -> Vec<Layer>>;
+type Make = Rc<dyn Fn(&Ground) -> Vec<Layer>>;
 
 /// One row of the table.
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) group: &'static str,
     pub(crate) name: &'static str,
     /// Base first.
     pub(crate) layers: Make,
     pub(crate) limits: Limits,
+    /// Whether each layer comes as an ACI.
+    pub(crate) as_aci: bool,
     expected: Expected,
     /// Where it is not the same for all.
     otherwise: Vec<(Rights, Expected)>,
@@ -104,6 +127,18 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// The same, of layers that come as ACIs.
+    pub(crate) fn as_aci(&self) -> Self {
+        let [group, name] = [self.group, self.name].map(|name| format!("{name}-as-aci").leak() as &str);
+        let mut case = Self { group, name, as_aci: true, ..self.clone() };
+        // What of user namespaces is different is so whatever names mean.
+        case.left_out.push((Rights::Full, "as an ACI with one ID, too"));
+        if let Some((_, why)) = NOT_AS_ACI.iter().find(|(name, _)| *name == self.name) {
+            case.left_out.extend([Rights::Root, Rights::One].map(|rights| (rights, *why)));
+        }
+        case
+    }
+
     pub(crate) fn expected(&self, rights: Rights) -> &Expected {
         let of = |rights: Rights| self.otherwise.iter().find(|(of, _)| *of == rights);
         of(rights).or_else(|| of(rights.of_case())).map_or(&self.expected, |(_, expected)| expected)
@@ -190,7 +225,8 @@ impl Group {
         self.cases.push(change(Case {
             group: self.name,
             name,
-            layers: Box::new(layers),
+            layers: Rc::new(layers),
+            as_aci: false,
             limits: Limits::default(),
             expected,
             otherwise: vec![],

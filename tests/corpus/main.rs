@@ -10,8 +10,9 @@
 //! - as a user without a name in a user namespace with 65,536 IDs, as /etc/subuid would give them.
 //!
 //! Every argument that is no option is a part of names of cases or groups to be run; `--list` only names them.
-//! `cases/` holds the cases, `case` what one is, `tree` how a tree is written down, `ground` where canaries live.
+//! Each case is also run with its layers as ACIs (`aci`), under its name and `-as-aci`. `cases/` holds the cases, `case` what one is, `tree` how a tree is written down, `ground` where canaries live.
 
+mod aci;
 mod bombs;
 mod case;
 mod cases;

@@ -68,7 +68,7 @@ impl Digest {
     pub fn hasher(&self) -> Hasher {
         match self {
             Self::Sha256(_) => Hasher::sha256(),
-            Self::Sha512(_) => Hasher::Sha512(sha2::Sha512::new()),
+            Self::Sha512(_) => Hasher::sha512(),
         }
     }
 }
@@ -135,6 +135,11 @@ impl Hasher {
     /// A fresh SHA-256.
     pub fn sha256() -> Self {
         Self::Sha256(sha2::Sha256::new())
+    }
+
+    /// A fresh SHA-512.
+    pub fn sha512() -> Self {
+        Self::Sha512(sha2::Sha512::new())
     }
 
     /// Takes the next bytes.

@@ -11,6 +11,7 @@ use crate::erofs::Watch;
 use crate::limits::Limits;
 use crate::store::NotSet;
 use crate::store::flaw::Flaw;
+use crate::store::meaning::Names;
 use crate::store::tar::{Bounds, Reader, Source};
 use crate::store::whiteout::Namespace;
 
@@ -64,7 +65,8 @@ pub fn image(
         let written = |source| Flaw::Write { path: at.to_owned(), source };
         let (at, sums) = (at.to_owned(), sums.to_owned());
         let mut applier =
-            ImageApplier::new(at, sums, Namespace::Trusted, limits, Box::new(watch)).map_err(written)?;
+            ImageApplier::new(at, sums, Namespace::Trusted, Names::Signs, limits, Box::new(watch))
+                .map_err(written)?;
         let bounds = Bounds {
             entries_max: limits.layer_entries_max,
             path_bytes_max: limits.path_bytes_max,

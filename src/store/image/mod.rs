@@ -28,7 +28,7 @@ use super::entry::Applied;
 use super::failed::Failed;
 use super::flaw::{EntryError, Flaw, text};
 use super::form;
-use super::meaning::{Aim, Implied, ImpliedPaths, SKIPPED_MAX, Skipped, aim, clean, device, split};
+use super::meaning::{Aim, Implied, ImpliedPaths, Names, SKIPPED_MAX, Skipped, aim, clean, device, split};
 use super::tar::{Kind, Member, Reader, Source};
 use super::tree::Lost;
 use super::whiteout::{Namespace, OPAQUE_VALUE};
@@ -70,6 +70,7 @@ impl ImageFile {
 pub(super) struct ImageApplier<'a> {
     writer: Writer<'a>,
     namespace: Namespace,
+    names: Names,
     attributes: Attributes,
     at: PathBuf,
     sums: PathBuf,
@@ -97,6 +98,7 @@ impl<'a> ImageApplier<'a> {
         at: PathBuf,
         sums: PathBuf,
         namespace: Namespace,
+        names: Names,
         limits: &Limits,
         watch: Box<dyn Watch + Send + 'a>,
     ) -> io::Result<Self> {
@@ -109,6 +111,7 @@ impl<'a> ImageApplier<'a> {
         Ok(Self {
             writer,
             namespace,
+            names,
             attributes: Attributes::new(false),
             at,
             sums,
@@ -175,7 +178,7 @@ impl<'a> ImageApplier<'a> {
         if path.is_empty() {
             return self.root(member);
         }
-        let (parent, name) = match aim(&path)? {
+        let (parent, name) = match aim(&path, self.names)? {
             Aim::Nothing => return Ok(()),
             Aim::Opaque(dir) => {
                 let dir = self.find_or_make(dir)?;
@@ -341,7 +344,7 @@ impl<'a> ImageApplier<'a> {
                     self.clear(dir, name);
                 }
                 let made = self.make_dir(dir, name, erofs::Attributes::new(0o755))?;
-                if replaces {
+                if replaces && self.names == Names::Signs {
                     self.hide_below(made)?;
                 }
                 made

@@ -1,5 +1,6 @@
 //! The cases, by what they are about.
 
+mod aci;
 mod attributes;
 mod compression;
 mod dialects;
@@ -22,12 +23,17 @@ pub(crate) fn all() -> Vec<Case> {
         ("escapes", escapes::add),
         ("attributes", attributes::add),
         ("limits", limits::add),
+        ("aci", aci::add),
     ]
     .into_iter()
     .flat_map(|(name, add)| {
         let mut group = Group::new(name);
         add(&mut group);
         group.done()
+    })
+    .flat_map(|case| {
+        let as_aci = (case.group != "aci").then(|| case.as_aci());
+        std::iter::once(case).chain(as_aci)
     })
     .collect()
 }
