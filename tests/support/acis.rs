@@ -250,19 +250,24 @@ fn serve(shared: &Shared, stream: &TcpStream) {
             Some(file) => right(&request, file),
             None => Answer::new(404, "not here"),
         });
+        // A proxy that has a connection for each request says so.
+        let close = request.header("connection") == Some("close");
+        let answer = if close { answer.header("Connection", "close") } else { answer };
         if write_answer(shared, stream, &answer).is_err() {
             return;
         }
         match answer.ending {
-            Ending::Whole | Ending::Held => {}
-            Ending::Fin | Ending::Endless => drop(stream.shutdown(std::net::Shutdown::Both)),
+            Ending::Whole | Ending::Held if !close => {}
+            Ending::Whole | Ending::Held | Ending::Fin | Ending::Endless => {
+                drop(stream.shutdown(std::net::Shutdown::Both))
+            }
             Ending::Rst => {
                 // As closing it would with SO_LINGER 0, were this the last descriptor of it.
                 let _ = rustix::net::connect_unspec(stream);
             }
             Ending::Stall => wait(shared, false),
         }
-        if !matches!(answer.ending, Ending::Whole | Ending::Held) {
+        if close || !matches!(answer.ending, Ending::Whole | Ending::Held) {
             return;
         }
     }
