@@ -3,13 +3,18 @@
 
 #[path = "../support"]
 mod support {
+    pub(crate) mod aci;
+    pub(crate) mod acis;
     pub(crate) mod binary;
     pub(crate) mod pgp;
+    pub(crate) mod registry;
+    pub(crate) mod servers;
 }
 
 mod commands;
 mod gpg;
 mod keys;
+mod pulls;
 mod signatures;
 mod store;
 

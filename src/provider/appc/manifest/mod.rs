@@ -23,8 +23,8 @@ mod write;
 use keelblock_actors::image::appc::{AppcManifest, AppcName, Dependency};
 
 pub use self::error::ManifestError;
-pub use self::write::to_json;
 use self::json::{AC_IDENTIFIER, IMAGE_ID, Object, Strict};
+pub use self::write::to_json;
 use crate::provider::manifest::BadJson;
 
 /// The kind of document it must be.
