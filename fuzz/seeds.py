@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes first inputs for the fuzz targets, made by other people's programs where there are some: GNU tar, Python's
-tarfile, gzip, zstd, and the images of fixtures/.
+tarfile, gzip, zstd, gpg, and the images of fixtures/.
 
-    fuzz/seeds.py DIR      makes DIR/<target>/<name>; needs tar, gzip and zstd
+    fuzz/seeds.py DIR      makes DIR/<target>/<name>; needs tar, gzip, zstd and gpg
 
 They are only where a fuzzer begins: what it makes of them is kept in fixtures/fuzz/.
 """
@@ -492,6 +492,43 @@ def deflated():
         write("inflate", f"script-{number:02}", b"\2\0\0" + bytes([number % 8 | 8]) + noise)
 
 
+def signatures():
+    """For `signature`: what the target holds itself, and keys and signatures of gpg, in armour and without."""
+    held = ROOT / "src/provider/appc/trust/fuzzing"
+
+    def both(name, text, kind):
+        body = text.split("\n\n", 1)[1].split("\n=", 1)[0].split("\n-", 1)[0]
+        write("signature", name, kind + text)
+        write("signature", f"{name}-packets", kind.upper().encode() + base64.b64decode(body))
+
+    both("held-key", (held / "key.asc").read_text(), "k")
+    both("held-signature", (held / "signature.asc").read_text(), "s")
+    with tempfile.TemporaryDirectory(prefix="kg", dir="/tmp") as home:
+        def gpg(*options, **more):
+            command = ["gpg", "--homedir", home, "--batch", "--yes", "--quiet", "--no-tty", "--pinentry-mode", "loopback"]
+            command += ["--passphrase", "", "--armor", *options]
+            return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, **more).stdout
+
+        for kind in ("ed25519", "rsa2048", "dsa1024", "nistp256", "secp256k1", "brainpoolP256r1"):
+            gpg("--quick-gen-key", kind, kind, "sign", "1y")
+            both(f"{kind}-key", gpg("--export", kind), "k")
+            both(f"{kind}-signature", gpg("-u", kind, "--detach-sign", input="an archive"), "s")
+        listed = gpg("--with-colons", "--list-keys", "ed25519")
+        fingerprint = next(line for line in listed.splitlines() if line.startswith("fpr:")).split(":")[9]
+        for kind, usage in (("rsa2048", "sign"), ("ed25519", "sign"), ("cv25519", "encr")):
+            gpg("--quick-add-key", fingerprint, kind, usage, "2y")
+        gpg("--quick-add-uid", fingerprint, "second")
+        both("subkeys", gpg("--export", "ed25519"), "k")
+        gpg("--quick-revoke-uid", fingerprint, "second")
+        revocation = pathlib.Path(home, "openpgp-revocs.d", f"{fingerprint}.rev")
+        gpg("--import", input=revocation.read_text().replace(":-----BEGIN", "-----BEGIN"))
+        both("revoked", gpg("--export", "ed25519"), "k")
+        both("two-keys", gpg("--export", "nistp256", "rsa2048"), "k")
+        both("two-signatures", gpg("-u", "nistp256", "-u", "rsa2048", "--detach-sign", input="an archive"), "s")
+        both("text", gpg("-u", "nistp256", "--textmode", "--detach-sign", input="an archive"), "s")
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+
+
 found = all_tars()
 streams(found)
 deflated()
@@ -501,3 +538,4 @@ texts()
 appc_manifests()
 scripts()
 acis()
+signatures()

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::output::{one_line, table};
 use super::{CliError, Context};
+use crate::agent::Agent;
 use crate::provider::appc::trust::{
     Certificate, FormatError, KEY_FILE_BYTES_MAX, Scope, TrustError, TrustStore, date, now, read_keys,
 };
@@ -63,23 +64,59 @@ pub(super) async fn trust(context: &Context<'_>) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// All keys of all files.
+/// All keys of all files; without any, those that discovery finds.
 async fn offered(context: &Context<'_>, scope: &Scope) -> Result<Vec<Offered>, CliError> {
     let sources: Vec<_> = context.matches.get_many::<String>("files").into_iter().flatten().collect();
+    let is_address = |source: &&String| source.starts_with("https://") || source.starts_with("http://");
+    let mut texts: Vec<(String, Vec<u8>)> = Vec::new();
     if sources.is_empty() {
-        return Err(CliError::Usage(format!("give the files with the keys that are to be trusted for {scope}")));
+        let prefix = scope.prefix().ok_or_else(|| {
+            CliError::Usage(
+                "give the files with the keys that are to be trusted for all names; keys are discovered for a --prefix only"
+                    .to_owned(),
+            )
+        })?;
+        let agent = context.onlooker()?;
+        let places = agent.appc_source().keys(prefix).await;
+        agent.shutdown().await;
+        let places = places.map_err(|source| CliError::Discover { prefix: prefix.to_string(), source })?;
+        texts.extend(places.into_iter().map(|place| (place.from, place.bytes)));
+    } else if sources.iter().any(is_address) {
+        let agent = context.onlooker()?;
+        let fetched = fetched(&agent, &sources).await;
+        agent.shutdown().await;
+        texts = fetched?;
+    } else {
+        for source in sources {
+            texts.push((source.clone(), read_file(Path::new(source))?));
+        }
     }
     let mut offered: Vec<Offered> = Vec::new();
-    for source in sources {
-        let text = read_file(Path::new(source))?;
-        for certificate in read_keys(&text, source)? {
-            let is_new = !offered.iter().any(|key| key.certificate.fingerprint() == certificate.fingerprint());
+    for (from, text) in texts {
+        for certificate in read_keys(&text, &from)? {
+            let is_new =
+                !offered.iter().any(|key| key.certificate.fingerprint() == certificate.fingerprint());
             if is_new {
-                offered.push(Offered { certificate, from: source.clone() });
+                offered.push(Offered { certificate, from: from.clone() });
             }
         }
     }
     Ok(offered)
+}
+
+/// What lies at addresses and in files.
+async fn fetched(agent: &Agent, sources: &[&String]) -> Result<Vec<(String, Vec<u8>)>, CliError> {
+    let mut texts = Vec::new();
+    for source in sources {
+        let text = if source.starts_with("https://") || source.starts_with("http://") {
+            let text = agent.appc_source().get_small(source, KEY_FILE_BYTES_MAX as u64).await;
+            text.map_err(|error| CliError::Fetch { address: (*source).clone(), source: error.into() })?
+        } else {
+            read_file(Path::new(source))?
+        };
+        texts.push(((*source).clone(), text));
+    }
+    Ok(texts)
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, TrustError> {
@@ -89,7 +126,8 @@ fn read_file(path: &Path) -> Result<Vec<u8>, TrustError> {
         file.take(KEY_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
         Ok(text)
     };
-    let text = read().map_err(|source| TrustError::Io { act: "read the key", path: path.to_owned(), source })?;
+    let text =
+        read().map_err(|source| TrustError::Io { act: "read the key", path: path.to_owned(), source })?;
     if text.len() > KEY_FILE_BYTES_MAX {
         let source = FormatError::TooLong { bytes_max: KEY_FILE_BYTES_MAX };
         return Err(TrustError::Keys { from: path.display().to_string(), source });
@@ -104,7 +142,8 @@ fn choose<'a>(
     offered: &'a [Offered],
     wanted: &BTreeSet<String>,
 ) -> Result<Vec<&'a Offered>, CliError> {
-    let is_offered = |fingerprint: &&String| offered.iter().any(|key| key.certificate.fingerprint() == *fingerprint);
+    let is_offered =
+        |fingerprint: &&String| offered.iter().any(|key| key.certificate.fingerprint() == *fingerprint);
     if let Some(missing) = wanted.iter().find(|fingerprint| !is_offered(fingerprint)) {
         let there: Vec<_> = offered.iter().map(|key| key.certificate.fingerprint()).collect();
         return Err(CliError::NotTrusted(format!(
@@ -149,7 +188,9 @@ fn choose<'a>(
 /// What somebody must see of a key to decide.
 fn review(key: &Offered) -> String {
     let certificate = &key.certificate;
-    let ends = certificate.expires().map_or_else(|| "never expires".to_owned(), |end| format!("expires {}", date(end)));
+    let ends = certificate
+        .expires()
+        .map_or_else(|| "never expires".to_owned(), |end| format!("expires {}", date(end)));
     let mut text = format!(
         "key  {}\n     from {}\n     made {}, {ends}\n",
         grouped(certificate.fingerprint()),
@@ -264,7 +305,9 @@ mod tests {
             assert_eq!(fingerprint(text).unwrap(), plain);
         }
         assert_eq!(fingerprint(&grouped(plain)).unwrap(), plain);
-        for text in ["799D33BC", "72ABF5F6799D33BC", "", "../../../../../../../../../../../../../../xx", &plain[1..]] {
+        for text in
+            ["799D33BC", "72ABF5F6799D33BC", "", "../../../../../../../../../../../../../../xx", &plain[1..]]
+        {
             assert!(fingerprint(text).is_err(), "{text}");
         }
     }

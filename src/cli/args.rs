@@ -109,8 +109,9 @@ fn appc() -> Command {
             Command::new("trust")
                 .about("Trust the owners of keys to sign images, after showing each key and asking")
                 .after_help(
-                    "Files hold public keys in ASCII armour (gpg --armor --export). Compare the fingerprint with one that \
-                     came another way than\nthe key. Without a terminal, --fingerprint says which keys are right.",
+                    "Files hold public keys in ASCII armour (gpg --armor --export). Without any, the keys are discovered that \
+                     the web page of\n--prefix names. Compare each fingerprint with one that came another way than the \
+                     key. Without a terminal,\n--fingerprint says which keys are right.",
                 )
                 .arg(prefix().required_unless_present("root"))
                 .arg(root())
@@ -122,7 +123,7 @@ fn appc() -> Command {
                     switch("skip_fingerprint_review", "Trust whatever keys are there, and do not ask")
                         .conflicts_with("fingerprint"),
                 )
-                .arg(Arg::new("files").value_name("FILE").num_args(0..)),
+                .arg(Arg::new("files").value_name("FILE|URL").num_args(0..)),
             Command::new("untrust")
                 .about("Trust keys no longer; without --prefix or --root, for no image")
                 .arg(prefix())

@@ -19,13 +19,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::ArgMatches;
-use keelblock_actors::error::{ContainerError, LaunchError, ProvisionError, RecordError, StoreError, chain};
+use keelblock_actors::error::{
+    Cause, ContainerError, LaunchError, ProvisionError, RecordError, StoreError, chain,
+};
 use keelblock_actors::messages::PruneError;
 use keelblock_actors::progress::{NoObserver, Observer};
 use slog::Logger;
 
 use crate::agent::{Agent, AgentError};
 use crate::config::{Config, ConfigError};
+use crate::provider::appc::ports::AciFetchError;
 use crate::records::DiskRecords;
 use crate::rootless;
 use crate::sys::memory;
@@ -72,6 +75,18 @@ enum CliError {
     Trust(#[from] crate::provider::appc::trust::TrustError),
     #[error("{}", one_line(.0))]
     NotTrusted(String),
+    #[error("no keys were discovered for {prefix}; give the files that hold them")]
+    Discover {
+        prefix: String,
+        #[source]
+        source: AciFetchError,
+    },
+    #[error("cannot fetch {}", one_line(.address))]
+    Fetch {
+        address: String,
+        #[source]
+        source: Cause,
+    },
     #[error("no container or image {0:?}; see keelblock ps and keelblock images")]
     Unknown(String),
     #[error("{0} is not there yet in this version")]

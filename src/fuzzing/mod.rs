@@ -22,6 +22,7 @@ pub use inflate::inflate;
 pub use layers::layers;
 pub use names::reference;
 
+pub use crate::provider::appc::trust::fuzzing::SIGNED;
 pub use crate::store::ImageFile;
 pub use crate::store::image::fuzzing::{Layer, image};
 
@@ -65,11 +66,16 @@ pub fn appc_manifest(bytes: &[u8]) {
     crate::provider::appc::manifest::fuzzing::appc_manifest(bytes);
 }
 
+/// See `provider/appc/trust/fuzzing.rs`.
+pub fn signature(bytes: &[u8]) {
+    crate::provider::appc::trust::fuzzing::signature(bytes);
+}
+
 /// A target: its name, and what runs it once.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("aci", aci),
     ("appc_manifest", appc_manifest),
     ("archive", archive),
@@ -82,6 +88,7 @@ pub const TARGETS: [Target; 14] = [
     ("layers", layers),
     ("manifest", manifest),
     ("reference", reference),
+    ("signature", signature),
     ("tar", tar),
     ("whiteout", whiteout),
 ];

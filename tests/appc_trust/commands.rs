@@ -27,16 +27,28 @@ fn trusted(room: &Room) -> Vec<(Option<String>, String)> {
 #[test]
 fn keys_are_trusted_listed_and_untrusted() {
     let room = room("life");
-    let (one, two) = (Shape::new(1).make(), Shape { expires: Some(4_000_000_000 - 1_451_606_400), ..Shape::new(2) }.make());
+    let (one, two) = (
+        Shape::new(1).make(),
+        Shape { expires: Some(4_000_000_000 - 1_451_606_400), ..Shape::new(2) }.make(),
+    );
     let file = put(&room, "keys.asc", &[&one, &two]);
     let file = file.to_str().unwrap();
     assert_eq!(trusted(&room), []);
     let (first, second) = (one.fingerprint(), two.fingerprint());
 
     // As gpg prints it.
-    let grouped: Vec<_> = first.to_uppercase().as_bytes().chunks(4).map(|c| String::from_utf8_lossy(c).into_owned()).collect();
+    let grouped: Vec<_> =
+        first.to_uppercase().as_bytes().chunks(4).map(|c| String::from_utf8_lossy(c).into_owned()).collect();
     let done = room
-        .keelblock(["appc", "trust", "--prefix", "example.com/app", "--fingerprint", &grouped.join(" "), file])
+        .keelblock([
+            "appc",
+            "trust",
+            "--prefix",
+            "example.com/app",
+            "--fingerprint",
+            &grouped.join(" "),
+            file,
+        ])
         .run()
         .code(0);
     assert_eq!(done.stdout(), format!("{first} example.com/app\n"));
@@ -50,7 +62,10 @@ fn keys_are_trusted_listed_and_untrusted() {
 
     let table = room.keelblock(["appc", "keys"]).run().code(0).stdout();
     let lines: Vec<_> = table.lines().collect();
-    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["PREFIX", "FINGERPRINT", "EXPIRES", "USER", "IDS"]);
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>(),
+        ["PREFIX", "FINGERPRINT", "EXPIRES", "USER", "IDS"]
+    );
     assert_eq!(lines.len(), 4);
     assert!(table.contains("2096-10-02") && table.contains("never"), "{table}");
     assert!(lines[3].starts_with("example.com/app"), "{table}");
@@ -125,7 +140,9 @@ fn on_a_terminal_each_key_is_shown_and_asked_for() {
 fn the_help_says_what_to_compare() {
     let room = room("help");
     let help = room.keelblock(["appc", "trust", "--help"]).run().code(0).stdout();
-    for said in ["--prefix <NAME>", "--root", "--fingerprint", "--skip_fingerprint_review", "gpg --armor --export"] {
+    for said in
+        ["--prefix <NAME>", "--root", "--fingerprint", "--skip_fingerprint_review", "gpg --armor --export"]
+    {
         assert!(help.contains(said), "{help}");
     }
     for command in ["untrust", "keys"] {

@@ -62,7 +62,8 @@ impl Gpg {
     fn sign(&self, user: &str, options: &[&str]) -> String {
         let (data, signature) = (self.path("data"), self.path("data.asc"));
         std::fs::write(&data, ACI).unwrap();
-        let files = ["--output", signature.to_str().unwrap(), "--armor", "--detach-sign", data.to_str().unwrap()];
+        let files =
+            ["--output", signature.to_str().unwrap(), "--armor", "--detach-sign", data.to_str().unwrap()];
         self.run(&[options, &["-u", user], &files].concat());
         std::fs::read_to_string(signature).unwrap()
     }
@@ -122,6 +123,24 @@ fn weak_keys_of_gpg_are_refused() {
         let bench = Bench::new();
         bench.trust(None, &key);
         refused(bench.check(ACI, &gpg.sign(&user, &[])), says);
+    }
+}
+
+#[test]
+fn keys_from_the_time_of_appc_vouch_for_themselves_with_sha_1() {
+    need_programs!("gpg");
+    let gpg = Gpg::new();
+    for (hash, taken) in [("SHA1", true), ("RIPEMD160", false)] {
+        let user = format!("{hash}@example.com");
+        let weak = ["--cert-digest-algo", hash, "--allow-weak-digest-algos"];
+        gpg.run(&[&weak[..], &["--quick-gen-key", &user, "rsa2048", "sign", "never"]].concat());
+        let bench = Bench::new();
+        bench.trust(None, &gpg.export(&user));
+        let checked = bench.check(ACI, &gpg.sign(&user, &["--digest-algo", "SHA256"]));
+        match taken {
+            true => checked.unwrap(),
+            false => refused(checked, "no valid self-signature"),
+        }
     }
 }
 

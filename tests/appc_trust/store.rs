@@ -44,7 +44,8 @@ fn keys_lie_where_rkt_had_them() {
     // One that rkt wrote is read: as it is exported, with a comment.
     let other = Shape::new(2).make();
     let theirs = bench.dir.path().join("trustedkeys/root.d").join(other.fingerprint());
-    fs::write(&theirs, other.armored().replace("BLOCK-----\n\n", "BLOCK-----\nVersion: GnuPG v1\n\n")).unwrap();
+    fs::write(&theirs, other.armored().replace("BLOCK-----\n\n", "BLOCK-----\nVersion: GnuPG v1\n\n"))
+        .unwrap();
     fs::set_permissions(&theirs, Permissions::from_mode(0o644)).unwrap();
     bench.check(ACI, &other.sign(ACI)).unwrap();
 }

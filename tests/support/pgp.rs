@@ -53,7 +53,6 @@ pub(crate) struct Shape {
     pub(crate) revoked: bool,
     pub(crate) user_id: String,
     pub(crate) self_signed: bool,
-    pub(crate) self_hash: HashAlgorithm,
     pub(crate) subkey: Option<SubkeyShape>,
 }
 
@@ -67,7 +66,6 @@ impl Shape {
             revoked: false,
             user_id: format!("Signer {seed} <signer{seed}@example.com>"),
             self_signed: true,
-            self_hash: HashAlgorithm::Sha256,
             subkey: None,
         }
     }
@@ -78,7 +76,7 @@ impl Shape {
         let secret = SecretKey::new(primary.clone(), params).unwrap();
         let mut more = vec![SubpacketData::KeyFlags(flags(self.signs))];
         more.extend(self.expires.map(|end| SubpacketData::KeyExpirationTime(Duration::from_secs(end))));
-        let config = |kind, more| config(&secret, kind, self.self_hash, self.created, more);
+        let config = |kind, more| config(&secret, kind, HashAlgorithm::Sha256, self.created, more);
         let id = UserId::from_str(Default::default(), &self.user_id).unwrap();
         let certification = config(SignatureType::CertPositive, more)
             .sign_certification(&secret, &primary, &Password::empty(), Tag::UserId, &id)
@@ -117,12 +115,13 @@ fn subkey(
     let mut more = vec![SubpacketData::KeyFlags(flags(sub.signs))];
     more.extend(sub.expires.map(|end| SubpacketData::KeyExpirationTime(Duration::from_secs(end))));
     if sub.back_signature {
-        let back = config(&subsecret, SignatureType::KeyBinding, shape.self_hash, shape.created, vec![]);
+        let back =
+            config(&subsecret, SignatureType::KeyBinding, HashAlgorithm::Sha256, shape.created, vec![]);
         let back = back.sign_primary_key_binding(&subsecret, &public, &nothing, primary).unwrap();
         more.push(SubpacketData::EmbeddedSignature(Box::new(back)));
     }
     let bind = |kind, more| {
-        let config = config(secret, kind, shape.self_hash, shape.created, more);
+        let config = config(secret, kind, HashAlgorithm::Sha256, shape.created, more);
         config.sign_subkey_binding(secret, primary, &nothing, &public).unwrap()
     };
     let mut signatures = vec![bind(SignatureType::SubkeyBinding, more)];

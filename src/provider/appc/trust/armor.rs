@@ -47,7 +47,9 @@ pub(super) fn blocks(text: &[u8], blocks_max: usize) -> Result<Vec<Block>, Forma
             match lines.next() {
                 Some("") => break,
                 Some(header) if header.contains(':') && !header.starts_with(DASHES) => {}
-                Some(_) => return Err(FormatError::Malformed("no blank line follows the head of its armour")),
+                Some(_) => {
+                    return Err(FormatError::Malformed("no blank line follows the head of its armour"));
+                }
                 None => return Err(FormatError::CutOff),
             }
         }
@@ -80,8 +82,7 @@ pub(super) fn blocks(text: &[u8], blocks_max: usize) -> Result<Vec<Block>, Forma
 mod tests {
     use super::*;
 
-    const GOOD: &str =
-        "text\n-----BEGIN PGP SIGNATURE-----\r\nComment: \u{e9}: x\r\n\r\nAQID\r\nBA==\r\n=abcd\r\n-----END PGP SIGNATURE-----\r\nmore";
+    const GOOD: &str = "text\n-----BEGIN PGP SIGNATURE-----\r\nComment: \u{e9}: x\r\n\r\nAQID\r\nBA==\r\n=abcd\r\n-----END PGP SIGNATURE-----\r\nmore";
 
     #[test]
     fn blocks_are_found_in_text_and_decoded() {

@@ -65,7 +65,9 @@ pub fn read_keys(text: &[u8], from: &str) -> Result<Vec<Certificate>, TrustError
                     ));
                 }
                 Kind::Signature => {
-                    return Err(FormatError::Malformed("it is a signature; give the public key of who made it"));
+                    return Err(FormatError::Malformed(
+                        "it is a signature; give the public key of who made it",
+                    ));
                 }
                 Kind::Other => return Err(FormatError::Malformed("it is something else in armour")),
             }
@@ -117,7 +119,11 @@ impl Certificate {
 
     /// When the primary key ends, in seconds since 1970, if it does.
     pub fn expires(&self) -> Option<u64> {
-        let ends = self.statements().into_iter().filter_map(Signature::key_expiration_time);
+        self.end(&self.statements())
+    }
+
+    fn end(&self, statements: &[&Signature]) -> Option<u64> {
+        let ends = statements.iter().filter_map(|signature| signature.key_expiration_time());
         let seconds = ends.map(|end| u64::from(end.as_secs())).filter(|end| *end > 0).min()?;
         Some(self.created() + seconds)
     }
@@ -133,7 +139,6 @@ impl Certificate {
     /// # Errors
     /// Why nothing can.
     pub fn usable(&self, now: u64) -> Result<(), Unfit> {
-        self.primary_standing(now)?;
         let mut why = Unfit::NotForSigning;
         for component in self.components(now) {
             match component.fit {
@@ -155,8 +160,12 @@ impl Certificate {
     /// The keys of it that a signature may name, and whether they may have made one.
     pub(super) fn components(&self, now: u64) -> Vec<Component<'_>> {
         let primary = &self.key.primary_key;
-        let standing = self.primary_standing(now);
-        let fit = standing.clone().and_then(|()| if self.signs() { Ok(()) } else { Err(Unfit::NotForSigning) });
+        let statements = self.statements();
+        let standing = self.primary_standing(&statements, now);
+        let fit = standing.clone().and_then(|()| match signs(&statements) {
+            true => Ok(()),
+            false => Err(Unfit::NotForSigning),
+        });
         let mut components = vec![component(primary, fit)];
         for subkey in &self.key.public_subkeys {
             let fit = standing.clone().and_then(|()| self.subkey_standing(subkey, now));
@@ -183,7 +192,7 @@ impl Certificate {
         direct.into_iter().chain(user).collect()
     }
 
-    fn primary_standing(&self, now: u64) -> Result<(), Unfit> {
+    fn primary_standing(&self, statements: &[&Signature], now: u64) -> Result<(), Unfit> {
         if self.is_revoked() {
             return Err(Unfit::Revoked);
         }
@@ -191,19 +200,13 @@ impl Certificate {
         if self.created() > now + CLOCK_SKEW_SECONDS {
             return Err(Unfit::Future(date(self.created())));
         }
-        if self.statements().is_empty() {
+        if statements.is_empty() {
             return Err(Unfit::Unbound);
         }
-        match self.expires() {
+        match self.end(statements) {
             Some(end) if end <= now => Err(Unfit::Expired(date(end))),
             _ => Ok(()),
         }
-    }
-
-    /// Whether the primary key is for signing data: as a newest statement with flags says, else yes.
-    fn signs(&self) -> bool {
-        let flags = self.statements().into_iter().filter(|signature| has_key_flags(signature));
-        flags.max_by_key(|signature| signature.created()).is_none_or(|signature| signature.key_flags().sign())
     }
 
     fn subkey_standing(&self, subkey: &pgp::composed::SignedPublicSubKey, now: u64) -> Result<(), Unfit> {
@@ -238,6 +241,12 @@ impl Certificate {
     }
 }
 
+/// Whether a primary key is for signing data: as its newest statement with flags says, else yes.
+fn signs(statements: &[&Signature]) -> bool {
+    let flags = statements.iter().filter(|signature| has_key_flags(signature));
+    flags.max_by_key(|signature| signature.created()).is_none_or(|signature| signature.key_flags().sign())
+}
+
 fn component<K: VerifyingKey>(key: &K, fit: Result<(), Unfit>) -> Component<'_> {
     Component {
         fingerprint: key.fingerprint().to_string(),
@@ -259,7 +268,8 @@ fn newest(signatures: &[Signature], verifies: impl Fn(&Signature) -> bool) -> Op
 fn holds(signature: &Signature) -> bool {
     let now = super::now();
     let Some(created) = signature.created().map(|created| u64::from(created.as_secs())) else { return false };
-    let end = signature.signature_expiration_time().map(|end| u64::from(end.as_secs())).filter(|end| *end > 0);
+    let end =
+        signature.signature_expiration_time().map(|end| u64::from(end.as_secs())).filter(|end| *end > 0);
     let hash = signature.hash_alg();
     created <= now + CLOCK_SKEW_SECONDS
         && end.is_none_or(|end| created + end > now)

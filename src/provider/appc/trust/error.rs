@@ -83,7 +83,9 @@ pub enum TrustError {
         source: FormatError,
     },
     /// What was signed was another archive, or with another key.
-    #[error("the signature {from} is not of this archive of {name}: it was changed, or key {key} did not sign it")]
+    #[error(
+        "the signature {from} is not of this archive of {name}: it was changed, or key {key} did not sign it"
+    )]
     Bad {
         /// The image.
         name: AcIdentifier,

@@ -125,8 +125,8 @@ impl TrustStore {
     pub fn add(&self, scope: &Scope, certificate: &Certificate) -> Result<PathBuf, TrustError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let text = certificate.armored();
-        let text = text
-            .map_err(|source| TrustError::Keys { from: certificate.fingerprint().to_owned(), source })?;
+        let text =
+            text.map_err(|source| TrustError::Keys { from: certificate.fingerprint().to_owned(), source })?;
         let dir = self.dir_of(scope);
         let path = dir.join(certificate.fingerprint());
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

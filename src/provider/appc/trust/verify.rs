@@ -126,7 +126,9 @@ fn read_signatures(text: &[u8]) -> Result<Vec<Signature>, FormatError> {
                     return Err(FormatError::TooMany { what: "signatures", max: SIGNATURES_MAX });
                 }
                 Ok(Packet::Marker(_) | Packet::Padding(_)) => {}
-                Ok(_) => return Err(FormatError::Malformed("its armour holds something else than a signature")),
+                Ok(_) => {
+                    return Err(FormatError::Malformed("its armour holds something else than a signature"));
+                }
                 Err(error) => return Err(FormatError::Packets(super::pgp_text(&error))),
             }
         }
@@ -149,7 +151,8 @@ fn candidate<'a>(
         why,
     };
     let version = signature.version();
-    let config = signature.config().filter(|_| matches!(version, SignatureVersion::V4 | SignatureVersion::V6));
+    let config =
+        signature.config().filter(|_| matches!(version, SignatureVersion::V4 | SignatureVersion::V6));
     let config = config.ok_or_else(|| void(format!("is of version {}, not 4 or 6", u8::from(version))))?;
     let Some(issuer) = issuer.clone() else { return Err(void("does not say which key made it".to_owned())) };
 
@@ -177,7 +180,9 @@ fn candidate<'a>(
         });
     }
     // Of several copies of a key, the one that knows that it was revoked is right.
-    let unfit = |component: &Component<'_>| component.fit.clone().err().map(|why| (component.fingerprint.clone(), why));
+    let unfit = |component: &Component<'_>| {
+        component.fit.clone().err().map(|why| (component.fingerprint.clone(), why))
+    };
     let revoked = matching.iter().filter_map(unfit).find(|(_, why)| *why == Unfit::Revoked);
     let none_fit = || match matching.iter().any(|component| component.fit.is_ok()) {
         true => None,
@@ -213,7 +218,8 @@ fn candidate<'a>(
     if created > claim.now + CLOCK_SKEW_SECONDS {
         return Err(void(format!("is from the future, {}; is the clock right?", date(created))));
     }
-    let end = signature.signature_expiration_time().map(|end| u64::from(end.as_secs())).filter(|end| *end > 0);
+    let end =
+        signature.signature_expiration_time().map(|end| u64::from(end.as_secs())).filter(|end| *end > 0);
     if let Some(end) = end.map(|end| created + end).filter(|end| *end <= claim.now) {
         return Err(void(format!("has expired on {}", date(end))));
     }

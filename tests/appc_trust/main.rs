@@ -1,21 +1,22 @@
 //! Signatures of Appc images: what is accepted and what is refused, by the library on made-up keys, against gpg, and by the
 //! commands that manage trusted keys.
 
-#[path = "appc_trust/commands.rs"]
-mod commands;
-#[path = "appc_trust/gpg.rs"]
-mod gpg;
-#[path = "appc_trust/keys.rs"]
-mod keys;
-#[path = "appc_trust/signatures.rs"]
-mod signatures;
-#[path = "appc_trust/store.rs"]
-mod store;
-
+#[path = "../support"]
 mod support {
+    pub(crate) mod aci;
+    pub(crate) mod acis;
     pub(crate) mod binary;
     pub(crate) mod pgp;
+    pub(crate) mod registry;
+    pub(crate) mod servers;
 }
+
+mod commands;
+mod gpg;
+mod keys;
+mod pulls;
+mod signatures;
+mod store;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
