@@ -143,6 +143,7 @@ fn hosts_files_keep_their_owner(house: &House) {
     context.volumes = vec![keelblock_actors::launch::MountedVolume {
         spec: keelblock_actors::container::VolumeSpec {
             container_path: "/host".into(),
+            mount_point: None,
             read_only: false,
             source: keelblock_actors::container::VolumeSource::HostPath("/etc".into()),
         },
