@@ -14,7 +14,7 @@ use keelblock::launcher::LinuxLauncher;
 use keelblock::rootless::{self, IdMaps, Rootless};
 use keelblock_actors::container::{ExitStatus, ProcessIdentity};
 use keelblock_actors::ports::{ExecSpec, Launcher};
-use launch_support::{House, bare_house, block_on, line, output, skipped};
+use launch_support::{House, app, bare_house, block_on, hooked, line, output, skipped};
 
 const NOBODY: u32 = 65534;
 const STAGE: &str = "KEELBLOCK_TEST_STAGE";

@@ -223,7 +223,7 @@ fn users_and_groups_are_looked_up_in_the_image_then_taken_as_numbers_then_as_fil
         ("4294967295", "0", "4294967295"),
         ("0", "4294967295", "4294967295"),
         ("-1", "0", "-1"),
-        ("", "0", "/etc/passwd"),
+        ("", "0", "user number"),
         ("/bin/none", "0", "/bin/none"),
         ("0", "/bin/none", "group"),
     ] {
