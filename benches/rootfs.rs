@@ -171,6 +171,7 @@ fn start(bed: &Path) {
             rootfs: None,
             init: None,
             argv: Vec::new(),
+            image_isolators: Vec::new(),
         };
         records.write_container(&record).unwrap();
         let layers = (0..5usize).map(|number| DiffId(Digest::of(&number.to_le_bytes()))).collect();

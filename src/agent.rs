@@ -243,6 +243,8 @@ impl Agent {
                 bounding_capabilities: config.bounding_capabilities,
                 ids: IdMaps::read(),
                 user_file_bytes_max: limits.user_file_bytes_max,
+                appc_strict_isolators: config.appc_strict_isolators,
+                log: log.new(slog::o!("actor" => "isolator")),
                 ..isolator::Settings::default()
             },
         )?;

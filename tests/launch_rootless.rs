@@ -14,7 +14,7 @@ use keelblock::launcher::LinuxLauncher;
 use keelblock::rootless::{self, IdMaps, Rootless};
 use keelblock_actors::container::{ExitStatus, ProcessIdentity};
 use keelblock_actors::ports::{ExecSpec, Launcher};
-use launch_support::{House, bare_house, block_on, line, output, skipped};
+use launch_support::{House, app, bare_house, block_on, hooked, line, output, skipped};
 
 const NOBODY: u32 = 65534;
 const STAGE: &str = "KEELBLOCK_TEST_STAGE";
@@ -143,6 +143,7 @@ fn hosts_files_keep_their_owner(house: &House) {
     context.volumes = vec![keelblock_actors::launch::MountedVolume {
         spec: keelblock_actors::container::VolumeSpec {
             container_path: "/host".into(),
+            mount_point: None,
             read_only: false,
             source: keelblock_actors::container::VolumeSource::HostPath("/etc".into()),
         },

@@ -13,6 +13,7 @@ use launch_support::{Failure, block_on, house, house_with, line};
 fn volume(host_path: &Path, container_path: &str, read_only: bool) -> MountedVolume {
     let spec = VolumeSpec {
         container_path: container_path.into(),
+        mount_point: None,
         read_only,
         source: VolumeSource::HostPath(host_path.to_owned()),
     };

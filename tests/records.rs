@@ -29,6 +29,7 @@ fn record(records: &DiskRecords, name: &str) -> ContainerRecord {
         rootfs: None,
         init: None,
         argv: vec!["sh".to_owned()],
+        image_isolators: Vec::new(),
     }
 }
 

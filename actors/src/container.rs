@@ -8,10 +8,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::quote;
+use crate::image::appc::AcName;
 use crate::image::digest::DiffId;
 use crate::image::name::ImageRequest;
 use crate::image::plan::ImageIdentity;
-use crate::launch::{CapabilitySet, StdioSpec};
+use crate::launch::{CapabilitySet, ImageIsolator, StdioSpec};
 
 /// Longest container ID in bytes (Mesos: 255 less what its file names add).
 pub const CONTAINER_ID_BYTES_MAX: usize = 242;
@@ -166,8 +167,11 @@ pub struct CommandSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeSpec {
     /// Relative: under the sandbox. Absolute: inside the rootfs, created there; without a rootfs it must
-    /// exist on the host.
+    /// exist on the host. Means nothing with a mount point.
     pub container_path: PathBuf,
+    /// The mount point that it fills, by its name in the manifest of the container's Appc image: the path stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_point: Option<AcName>,
     /// Whether the container may only read.
     pub read_only: bool,
     /// What is mounted there.
@@ -270,6 +274,9 @@ pub struct ContainerRecord {
     pub init: Option<ProcessIdentity>,
     /// What it runs, once known.
     pub argv: Vec<String>,
+    /// What became of the isolators that its image names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_isolators: Vec<ImageIsolator>,
 }
 
 /// What is remembered of a container's root filesystems in `<work_dir>/provisioner/containers/<id>/layers.json`:

@@ -306,6 +306,7 @@ impl ContainerizerActor {
                 rootfs: None,
                 init: None,
                 argv,
+                image_isolators: Vec::new(),
             };
             records.write_container(&record)?;
             Ok::<_, RecordError>(record)
@@ -451,7 +452,7 @@ async fn launch(this: &ContainerizerActor, spec: ContainerSpec) -> Result<Runnin
         read_only: spec.read_only,
     };
     let (isolators, records) = (d.isolators.clone(), d.records.clone());
-    let (plan, argv) = d
+    let (plan, argv, image_isolators) = d
         .launch
         .run(move |_| {
             context.sandbox = records.sandbox(&context.id);
@@ -460,7 +461,8 @@ async fn launch(this: &ContainerizerActor, spec: ContainerSpec) -> Result<Runnin
                 isolator.prepare(&context, &mut plan)?;
             }
             let argv = plan.argv.clone().unwrap_or_default();
-            Ok::<_, ContainerError>((plan, argv))
+            let image_isolators = plan.image_isolators.clone();
+            Ok::<_, ContainerError>((plan, argv, image_isolators))
         })
         .await?;
     this.still_wanted(&id)?;
@@ -475,6 +477,7 @@ async fn launch(this: &ContainerizerActor, spec: ContainerSpec) -> Result<Runnin
     this.advance(&id, None, |record| {
         record.phase = PhaseName::Preparing;
         (record.init, record.argv) = (Some(init.clone()), argv);
+        record.image_isolators = image_isolators;
     })
     .await?;
     this.still_wanted(&id)?;

@@ -639,6 +639,16 @@ pub enum LaunchError {
         #[source]
         source: std::io::Error,
     },
+    /// A pre-start hook did not end well: exit status 125.
+    #[error("the command of container {container} was not run: its pre-start hook {command:?} {ended}")]
+    Hook {
+        /// Which container.
+        container: ContainerId,
+        /// The hook.
+        command: String,
+        /// How: `exited with 3`.
+        ended: String,
+    },
     /// Anything else.
     #[error("cannot start container {container}")]
     Failed {

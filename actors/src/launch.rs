@@ -155,6 +155,59 @@ pub enum TreeStep {
     },
     /// Nothing of this file or directory may be seen; skipped when it is not there.
     Mask(PathBuf),
+    /// If what is at this path is no directory, an empty one takes its place.
+    Room(PathBuf),
+}
+
+/// A command that runs before or after the container's own, as who and where that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// When.
+    pub when: HookTime,
+    /// What; the first is looked up as that of the command.
+    pub argv: Vec<String>,
+}
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookTime {
+    /// Before the command, which does not run unless the hook ends with 0.
+    PreStart,
+    /// After the command has ended, however. Not when the whole container is killed. Its own end changes nothing.
+    PostStop,
+}
+
+impl std::fmt::Display for HookTime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PreStart => "pre-start",
+            Self::PostStop => "post-stop",
+        })
+    }
+}
+
+/// What became of an isolator that an Appc image names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageIsolator {
+    /// Its name: `os/linux/no-new-privileges`.
+    pub name: String,
+    /// What became of it.
+    pub outcome: IsolatorOutcome,
+    /// Why it is not enforced as the image has it; empty when it is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+/// Whether an isolator of an image is in place (appc spec, ace.md, "Isolators").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IsolatorOutcome {
+    /// As the image has it.
+    Enforced,
+    /// In part, or as somebody who is above the image has it.
+    Modified,
+    /// Not at all.
+    Ignored,
 }
 
 /// Who the process is.
@@ -200,12 +253,20 @@ pub struct LaunchPlan {
     pub environment: Vec<(String, String)>,
     /// Where it starts, inside the root; made (root-owned) when missing.
     pub working_directory: Option<PathBuf>,
+    /// Whether the launch fails instead where that directory is missing.
+    pub working_directory_must_exist: bool,
     /// Who it is; `None` = root of the container.
     pub credentials: Option<Credentials>,
     /// `None` = left as they are.
     pub capabilities: Option<CapabilityPlan>,
     /// Whether exec can never grant more (prctl `PR_SET_NO_NEW_PRIVS`).
     pub no_new_privs: bool,
+    /// How ready the kernel is to kill it when memory is short, -1000 to 1000; `None` = as we are.
+    pub oom_score_adj: Option<i32>,
+    /// What runs before and after the command, in order.
+    pub hooks: Vec<Hook>,
+    /// What became of the isolators that the image names.
+    pub image_isolators: Vec<ImageIsolator>,
     /// Whether it gets a terminal of its own.
     pub tty: bool,
     /// Where its streams go otherwise.

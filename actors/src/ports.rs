@@ -435,11 +435,18 @@ pub trait Launched: Send + Sync {
     /// The supervisor.
     fn init(&self) -> ProcessIdentity;
 
-    /// Lets it go on to exec. Returns when the command was executed, or failed to be.
+    /// Lets it go on to exec. Returns when the command was executed, or failed to be; of one with pre-start hooks, when
+    /// the first of them is about to be.
     ///
     /// # Blocking
     /// For the steps of the plan: milliseconds.
     fn release(&self) -> Result<(), LaunchError>;
+
+    /// Whether the command was executed, once that is known: after the pre-start hooks. Answers again and again. A
+    /// container whose command was not executed ends with the status that `wait` tells.
+    fn started(&self) -> BoxFuture<'static, Result<(), Arc<LaunchError>>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// How the command ended; answers again and again. Everything it started is dead by then, if it had a pid
     /// namespace.

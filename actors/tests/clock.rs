@@ -184,6 +184,7 @@ fn a_keeper_that_does_not_answer_is_given_up_after_a_minute() {
         rootfs: None,
         init: None,
         argv: Vec::new(),
+        image_isolators: Vec::new(),
     };
     world.plant(record, RootfsRecord::default(), true);
     paused(&world, async |engine| {

@@ -468,6 +468,7 @@ fn image_volumes_are_root_filesystems_of_the_same_container() {
     runtime().block_on(async {
         let volume = |image: &str| VolumeSpec {
             container_path: "/data".into(),
+            mount_point: None,
             read_only: true,
             source: VolumeSource::Image(request(image)),
         };
@@ -581,6 +582,7 @@ fn planted(name: &str, phase: PhaseName, boot: &str, owner: bool) -> (ContainerR
         rootfs: None,
         init: None,
         argv: Vec::new(),
+        image_isolators: Vec::new(),
     };
     let rootfses = RootfsRecord {
         rootfses: vec![(RootfsId(0), BackendName::Overlay)],

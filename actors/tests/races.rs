@@ -393,6 +393,7 @@ fn planted(name: &str, init: bool) -> (ContainerRecord, RootfsRecord) {
         rootfs: None,
         init: init.then_some(process),
         argv: Vec::new(),
+        image_isolators: Vec::new(),
     };
     let rootfses =
         RootfsRecord { rootfses: vec![(RootfsId(0), BackendName::Overlay)], ..RootfsRecord::default() };

@@ -143,13 +143,21 @@ fn run() -> Command {
         .arg(option("workdir", "DIR", "Start in this directory, above that of the image").short('w'))
         .arg(switch("tty", "Give it a terminal [default: when standard input and output are one]").short('t'))
         .arg(switch("shell", "The arguments are one line for /bin/sh -c; the image's entrypoint is not used"))
-        .arg(option("entrypoint", "FILE", "Execute this file in place of the image's entrypoint and command"))
+        .arg(option("entrypoint", "FILE", "Execute this file in place of the image's entrypoint and command (of an Appc image: its exec)"))
         .arg(
-            option("volume", "HOST:PATH[:ro]", "Mount a file or directory of the host")
+            option("volume", "HOST:PATH[:ro]", "Mount a file or directory of the host; also NAME,kind=host,source=HOST[,readOnly=true], as --mount_point")
                 .short('v')
                 .action(ArgAction::Append),
         )
         .arg(option("volume_image", "IMAGE:PATH[:ro]", "Mount the root filesystem of an image").action(ArgAction::Append))
+        .arg(
+            option("mount_point", "NAME=HOST[:ro]", "Fill this mount point of an Appc image with a directory of the host")
+                .action(ArgAction::Append),
+        )
+        .arg(
+            option("mount_point_image", "NAME=IMAGE[:ro]", "Fill this mount point of an Appc image with the root filesystem of an image")
+                .action(ArgAction::Append),
+        )
         .arg(switch("read_only", "Mount the root filesystem read-only"))
         .arg(switch("host_root", "No image: run in the host's root filesystem"))
         .arg(option("cap_add", "LIST", "Capabilities beside the default ones, or `all`").action(ArgAction::Append))

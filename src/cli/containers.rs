@@ -93,6 +93,7 @@ fn document(found: &Found, quarantined: &[Quarantined]) -> Value {
         "image": image.map(image_json),
         "rootfs": record.and_then(|record| record.rootfs.as_ref()),
         "command": record.map(|record| &record.argv),
+        "image_isolators": record.map(|record| &record.image_isolators),
         "layers": rootfses.map(|record| &record.layers),
         "damaged_layers": damaged_layers(found, quarantined),
         "backends": rootfses.map(|record| record.rootfses.iter().map(|(_, backend)| backend).collect::<Vec<_>>()),

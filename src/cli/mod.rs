@@ -13,6 +13,7 @@ mod images;
 mod output;
 mod run;
 mod scrub;
+mod volumes;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -65,6 +66,9 @@ enum CliError {
         #[source]
         source: Arc<ContainerError>,
     },
+    /// After the launch: its hooks did not let the command run.
+    #[error(transparent)]
+    NotStarted(#[from] Arc<LaunchError>),
     #[error(transparent)]
     Provision(#[from] Arc<ProvisionError>),
     #[error(transparent)]
@@ -111,12 +115,20 @@ impl CliError {
         match self {
             Self::Usage(_) | Self::Config(_) => EXIT_USAGE,
             Self::Container(error) => match &**error {
-                ContainerError::Launch(LaunchError::CommandNotFound { .. }) => 127,
-                ContainerError::Launch(LaunchError::CommandNotExecutable { .. }) => 126,
+                ContainerError::Launch(error) => not_executed(error),
                 _ => EXIT_OWN_FAILURE,
             },
+            Self::NotStarted(error) => not_executed(error),
             _ => EXIT_OWN_FAILURE,
         }
+    }
+}
+
+fn not_executed(error: &LaunchError) -> u8 {
+    match error {
+        LaunchError::CommandNotFound { .. } => 127,
+        LaunchError::CommandNotExecutable { .. } => 126,
+        _ => EXIT_OWN_FAILURE,
     }
 }
 

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::ArgMatches;
-use keelblock_actors::container::{
-    CommandSpec, ContainerId, ContainerSpec, ExitStatus, VolumeSource, VolumeSpec,
-};
+use keelblock_actors::container::{CommandSpec, ContainerId, ContainerSpec, ExitStatus};
 use keelblock_actors::error::ContainerError;
 use keelblock_actors::image::name::ImageRequest;
 use keelblock_actors::launch::{CapabilitySet, StdioSpec};
@@ -17,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::containers::container_id;
 use super::images::{image_json, image_name};
+use super::volumes::volumes;
 use super::{CliError, Context, bars};
 use crate::agent::Agent;
 use crate::isolator::{DEFAULT_CAPABILITIES, parse_capabilities};
@@ -89,6 +88,7 @@ async fn run_with(
     context.collect_leftovers();
     let image = running.image.as_ref().map(image_json);
     let status = wait_attached(agent, tty, &running.process, signals).await?;
+    running.process.started().await?;
     Ok((status, json!(image)))
 }
 
@@ -183,18 +183,7 @@ fn spec(context: &Context<'_>) -> Result<ContainerSpec, CliError> {
     if image.is_none() && argv.is_empty() {
         return Err(CliError::Usage("--host_root needs a command to run".to_owned()));
     }
-    let mut volumes = Vec::new();
-    for text in many("volume") {
-        let (source, container_path, read_only) = volume(&text, "volume")?;
-        let host =
-            std::path::absolute(&source).map_err(|source| CliError::Io { act: "find the volume", source })?;
-        volumes.push(VolumeSpec { container_path, read_only, source: VolumeSource::HostPath(host) });
-    }
-    for text in many("volume_image") {
-        let (source, container_path, read_only) = volume(&text, "volume_image")?;
-        let request = ImageRequest::cached(image_name(&source)?);
-        volumes.push(VolumeSpec { container_path, read_only, source: VolumeSource::Image(request) });
-    }
+    let volumes = volumes(matches)?;
     let shell = matches.get_flag("shell");
     let mut command = CommandSpec {
         shell,
@@ -249,22 +238,6 @@ fn environment(matches: &ArgMatches) -> Result<Vec<(String, String)>, CliError> 
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
     };
     variables.map(split).collect()
-}
-
-/// `SOURCE:PATH[:ro|:rw]`; colons of the source are kept.
-fn volume(text: &str, flag: &str) -> Result<(String, PathBuf, bool), CliError> {
-    let wrong = || CliError::Usage(format!("--{flag}={text}: expected SOURCE:PATH or SOURCE:PATH:ro"));
-    let (rest, read_only) = match text.rsplit_once(':') {
-        Some((rest, "ro")) => (rest, true),
-        Some((rest, "rw")) => (rest, false),
-        Some(_) => (text, false),
-        None => return Err(wrong()),
-    };
-    let (source, path) = rest.rsplit_once(':').ok_or_else(wrong)?;
-    if source.is_empty() || path.is_empty() {
-        return Err(wrong());
-    }
-    Ok((source.to_owned(), PathBuf::from(path), read_only))
 }
 
 /// `None` when nothing was asked for.
@@ -339,17 +312,6 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_volume_keeps_the_colons_of_its_source() {
-        let volume =
-            |text| volume(text, "volume").map(|(source, path, ro)| (source, path.display().to_string(), ro));
-        assert_eq!(volume("/a:/b").unwrap(), ("/a".to_owned(), "/b".to_owned(), false));
-        assert_eq!(volume("h:5000/i:t:/b:ro").unwrap(), ("h:5000/i:t".to_owned(), "/b".to_owned(), true));
-        for text in ["/a", ":/b", "/a:", ":ro", "/a:ro"] {
-            assert!(volume(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn random_ids_are_valid_and_differ() {

@@ -359,7 +359,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         name: "isolation",
         value: "LIST",
-        help: "Isolators, separated by commas [default: filesystem/linux,docker/runtime,namespaces/pid,namespaces/ipc,linux/capabilities]",
+        help: "Isolators, separated by commas [default: filesystem/linux,docker/runtime,appc/runtime,namespaces/pid,namespaces/ipc,linux/capabilities]",
         heading: CONTAINERS,
         set: |config, text| {
             config.isolation = list(text).map(str::to_owned).collect();
@@ -417,6 +417,16 @@ pub const FLAGS: &[Flag] = &[
         heading: CONTAINERS,
         set: |config, text| {
             config.docker_ignore_user = boolean(text)?;
+            Ok(())
+        },
+    },
+    Flag {
+        name: "appc_strict_isolators",
+        value: "",
+        help: "Run Appc images only if all isolators that they name are in place, as they have them; else it is told in the log and by inspect which are not",
+        heading: CONTAINERS,
+        set: |config, text| {
+            config.appc_strict_isolators = boolean(text)?;
             Ok(())
         },
     },

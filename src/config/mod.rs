@@ -99,6 +99,8 @@ pub struct Config {
     /// Whether arguments replace the whole command of an image, as `docker run` does and `keelblock run` wants; else
     /// Mesos's table holds, in which its first word stays.
     pub arguments_replace_cmd: bool,
+    /// `--appc_strict_isolators`: an Appc image runs only if all isolators that it names are in place.
+    pub appc_strict_isolators: bool,
     /// When a pull is done.
     pub sync: SyncMode,
     /// See [`Limits`].
@@ -200,6 +202,7 @@ impl Default for Config {
             docker_ignore_runtime: false,
             docker_ignore_user: false,
             arguments_replace_cmd: false,
+            appc_strict_isolators: false,
             sync: SyncMode::default(),
             limits: Limits::default(),
             log_level: slog::Level::Warning,

@@ -4,6 +4,8 @@
 //! bounding as the container asks, within the operator's, else the operator's, else as effective. Effective must
 //! lie within bounding.
 //!
+//! An Appc image may narrow the bounding set (`appc::isolators`), when the container does not ask.
+//!
 //! What the kernel makes of it at exec: root has the whole bounding set, whatever is effective. Another user has
 //! what the container or operator asked for as effective, by way of the ambient set; of the default, nothing, as
 //! with runc and podman.
@@ -12,6 +14,7 @@ use keelblock_actors::error::{IsolatorError, quote};
 use keelblock_actors::launch::{CapabilityPlan, CapabilitySet, LaunchContext, LaunchPlan, set_once};
 use keelblock_actors::ports::Isolator;
 
+use super::appc::isolators::{CapabilityLimits, bounding};
 use super::{Settings, refused};
 
 /// What containers have that ask for nothing: podman's eleven. Docker's has three more: AUDIT_WRITE and NET_RAW,
@@ -104,15 +107,18 @@ pub(super) struct Capabilities {
     effective: Option<CapabilitySet>,
     bounding: Option<CapabilitySet>,
     ours: CapabilitySet,
+    /// Whether Appc images have a say.
+    appc: bool,
 }
 
 impl Capabilities {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, appc: bool) -> Self {
         let ours = caps::read(None, caps::CapSet::Permitted).unwrap_or_default();
         Self {
             effective: settings.effective_capabilities,
             bounding: settings.bounding_capabilities,
             ours: CapabilitySet(all(ours.into_iter())),
+            appc,
         }
     }
 
@@ -151,7 +157,7 @@ impl Capabilities {
     }
 }
 
-fn default_set() -> CapabilitySet {
+pub(super) fn default_set() -> CapabilitySet {
     CapabilitySet(all(DEFAULT_CAPABILITIES.into_iter()))
 }
 
@@ -161,6 +167,17 @@ impl Isolator for Capabilities {
     }
 
     fn prepare(&self, context: &LaunchContext, plan: &mut LaunchPlan) -> Result<(), IsolatorError> {
+        let of_image = match self.appc {
+            true => bounding(context, CapabilityLimits::new(self.effective, self.bounding))
+                .map_err(|error| refused(self.name(), &context.id, error))?,
+            false => None,
+        };
+        // As the specification has it: the bounding set, so that another user than root has none of it.
+        if let Some(bounding) = of_image {
+            let sets = CapabilityPlan { bounding, ambient: CapabilitySet(0) };
+            return set_once(&mut plan.capabilities, sets, "capabilities")
+                .map_err(|error| refused(self.name(), &context.id, error));
+        }
         let sets = self
             .plan(context.effective_capabilities, context.bounding_capabilities)
             .map_err(|error| refused(self.name(), &context.id, error))?;
@@ -178,7 +195,7 @@ mod tests {
     }
 
     fn isolator(effective: Option<&str>, bounding: Option<&str>) -> Capabilities {
-        Capabilities { effective: effective.map(set), bounding: bounding.map(set), ours: set("all") }
+        Capabilities { effective: effective.map(set), bounding: bounding.map(set), ours: set("all"), appc: true }
     }
 
     #[test]

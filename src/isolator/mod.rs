@@ -7,9 +7,8 @@
 //! A name that is not here is an error that lists those that are: an aspect that is asked for and not enforced
 //! would be worse than none.
 
+mod appc;
 mod capabilities;
-mod command;
-mod environment;
 mod filesystem;
 mod namespaces;
 mod privileges;
@@ -25,23 +24,33 @@ use keelblock_actors::container::ContainerId;
 use keelblock_actors::error::{IsolatorError, quote};
 use keelblock_actors::launch::CapabilitySet;
 use keelblock_actors::ports::Isolator;
+use slog::Logger;
 
 pub use capabilities::{CapabilityError, DEFAULT_CAPABILITIES, capability_names, parse_capabilities};
-pub use command::CommandError;
+pub use runtime::CommandError;
+
+use appc::isolators::Enforcers;
 
 use crate::limits::Limits;
 use crate::rootless::IdMaps;
 
 /// What `--isolation` is without the flag. `linux/nnp` is not among it: it breaks setuid programs (`sudo`, `ping`)
 /// that images count on.
-pub const DEFAULT_ISOLATION: [&str; 5] =
-    ["filesystem/linux", "docker/runtime", "namespaces/pid", "namespaces/ipc", "linux/capabilities"];
+pub const DEFAULT_ISOLATION: [&str; 6] = [
+    "filesystem/linux",
+    "docker/runtime",
+    "appc/runtime",
+    "namespaces/pid",
+    "namespaces/ipc",
+    "linux/capabilities",
+];
 
 /// All isolators, in the order they are called in.
-const TABLE: [Kind; 10] = [
+const TABLE: [Kind; 11] = [
     Kind::FilesystemLinux,
     Kind::FilesystemPosix,
     Kind::DockerRuntime,
+    Kind::AppcRuntime,
     Kind::NamespacesPid,
     Kind::NamespacesIpc,
     Kind::NamespacesUts,
@@ -56,6 +65,7 @@ enum Kind {
     FilesystemLinux,
     FilesystemPosix,
     DockerRuntime,
+    AppcRuntime,
     NamespacesPid,
     NamespacesIpc,
     NamespacesUts,
@@ -71,6 +81,7 @@ impl Kind {
             Self::FilesystemLinux => "filesystem/linux",
             Self::FilesystemPosix => "filesystem/posix",
             Self::DockerRuntime => "docker/runtime",
+            Self::AppcRuntime => "appc/runtime",
             Self::NamespacesPid => "namespaces/pid",
             Self::NamespacesIpc => "namespaces/ipc",
             Self::NamespacesUts => "namespaces/uts",
@@ -106,6 +117,10 @@ pub struct Settings {
     pub ids: IdMaps,
     /// `--user_file_bytes_max`: most bytes of an image's `/etc/passwd` and `/etc/group`.
     pub user_file_bytes_max: u64,
+    /// `--appc_strict_isolators`: an Appc image runs only if all isolators that it names are in place.
+    pub appc_strict_isolators: bool,
+    /// Where it is told what became of an image's isolators, and what volumes hide.
+    pub log: Logger,
 }
 
 impl Default for Settings {
@@ -121,6 +136,8 @@ impl Default for Settings {
             shm_bytes: 64 << 20,
             ids: IdMaps::read(),
             user_file_bytes_max: Limits::default().user_file_bytes_max,
+            appc_strict_isolators: false,
+            log: Logger::root(slog::Discard, slog::o!()),
         }
     }
 }
@@ -167,7 +184,8 @@ fn known() -> String {
 ///
 /// `filesystem/linux` brings the volume isolators with it. Without a `filesystem/...` there is `filesystem/posix`.
 /// Old names: `process`, `posix/cpu` and `posix/mem`, which limit nothing in Mesos either, are taken for nothing.
-/// What to run is always seen to, from the caller's side alone without `docker/runtime`.
+/// What to run is always seen to: for images of a kind whose `.../runtime` is not named, and without an image, from the
+/// caller's side alone.
 ///
 /// # Errors
 /// [`IsolationError`].
@@ -192,13 +210,21 @@ pub fn compose<S: AsRef<str>>(
         }
     }
     let own = Own { pid: has(Kind::NamespacesPid), ipc: has(Kind::NamespacesIpc) };
+    let enforcers = Enforcers {
+        appc: has(Kind::AppcRuntime),
+        capabilities: has(Kind::LinuxCapabilities),
+        no_new_privs: has(Kind::LinuxNnp),
+        ..Enforcers::new(settings)
+    };
     let mut isolators: Vec<Arc<dyn Isolator>> = Vec::new();
     for kind in TABLE {
+        if has(kind) {
+            isolators.push(make(kind, settings, &enforcers, own));
+        }
         // Someone must say what to run.
-        if kind == Kind::DockerRuntime {
-            isolators.push(Arc::new(runtime::Runtime::new(settings, has(kind))));
-        } else if has(kind) {
-            isolators.push(make(kind, settings, own));
+        if kind == Kind::AppcRuntime {
+            let rest = runtime::command(settings, &enforcers, has(Kind::DockerRuntime), has(Kind::AppcRuntime));
+            isolators.extend(rest.map(|rest| Arc::new(rest) as Arc<dyn Isolator>));
         }
     }
     Ok(isolators)
@@ -211,17 +237,18 @@ struct Own {
     ipc: bool,
 }
 
-fn make(kind: Kind, settings: &Settings, own: Own) -> Arc<dyn Isolator> {
+fn make(kind: Kind, settings: &Settings, enforcers: &Enforcers, own: Own) -> Arc<dyn Isolator> {
     match kind {
         Kind::FilesystemLinux => Arc::new(filesystem::Linux::new(settings, own)),
         Kind::FilesystemPosix => Arc::new(filesystem::Posix),
-        Kind::DockerRuntime => Arc::new(runtime::Runtime::new(settings, true)),
+        Kind::DockerRuntime => Arc::new(runtime::Runtime::docker(settings, enforcers)),
+        Kind::AppcRuntime => Arc::new(runtime::Runtime::appc(settings, enforcers)),
         Kind::NamespacesPid => Arc::new(namespaces::Pid),
         Kind::NamespacesIpc => Arc::new(namespaces::Ipc { shm_bytes: settings.shm_bytes }),
         Kind::NamespacesUts => Arc::new(namespaces::Uts),
         Kind::VolumeHostPath => Arc::new(volumes::Volumes::host_path(settings)),
         Kind::VolumeImage => Arc::new(volumes::Volumes::image(settings)),
-        Kind::LinuxCapabilities => Arc::new(capabilities::Capabilities::new(settings)),
+        Kind::LinuxCapabilities => Arc::new(capabilities::Capabilities::new(settings, enforcers.appc)),
         Kind::LinuxNnp => Arc::new(privileges::NoNewPrivileges),
     }
 }
@@ -278,6 +305,7 @@ mod tests {
         let expected = Ok(vec![
             "filesystem/linux",
             "docker/runtime",
+            "command",
             "namespaces/pid",
             "volume/host_path",
             "volume/image",
@@ -300,6 +328,10 @@ mod tests {
     fn without_any_name_the_file_tree_is_the_hosts_and_a_command_still_runs() {
         assert_eq!(names(&[]), Ok(vec!["filesystem/posix", "command"]));
         assert_eq!(names(&["posix/cpu", "posix/mem"]), Ok(vec!["filesystem/posix", "command"]));
+        let both = names(&["appc/runtime", "docker/runtime"]);
+        assert_eq!(both, Ok(vec!["filesystem/posix", "docker/runtime", "appc/runtime"]));
+        let appc = names(&["appc/runtime"]);
+        assert_eq!(appc, Ok(vec!["filesystem/posix", "appc/runtime", "command"]));
     }
 
     #[test]

@@ -33,6 +33,17 @@ pub enum UserError {
         /// As asked for, cut.
         text: String,
     },
+    /// A file of the image whose owner it should be.
+    #[error("cannot find {path:?} in the container, whose {what} its image runs as")]
+    Owner {
+        /// user or group.
+        what: &'static str,
+        /// Inside the container, cut.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The file, or the root, cannot be read.
     #[error("cannot read {file} of the container at {root}")]
     Read {
@@ -62,14 +73,23 @@ pub struct User {
 /// # Errors
 /// [`UserError`].
 pub fn resolve(root: &Path, spec: &str, bytes_max: u64) -> Result<User, UserError> {
-    let directory = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|source| UserError::Read { file: "/", root: root.to_owned(), source: source.into() })?;
+    let directory = open_root(root)?;
     let read = |file| read(&directory, file, root, bytes_max);
     parse(spec, &read("/etc/passwd")?, &read("/etc/group")?)
 }
 
+pub(super) fn open_root(root: &Path) -> Result<OwnedFd, UserError> {
+    open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|source| UserError::Read { file: "/", root: root.to_owned(), source: source.into() })
+}
+
 /// The text of a file, empty when it is missing.
-fn read(directory: &OwnedFd, file: &'static str, root: &Path, bytes_max: u64) -> Result<String, UserError> {
+pub(super) fn read(
+    directory: &OwnedFd,
+    file: &'static str,
+    root: &Path,
+    bytes_max: u64,
+) -> Result<String, UserError> {
     let failed = |source| UserError::Read { file, root: root.to_owned(), source };
     // A fifo or a device of the image must not hold us up.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -91,14 +111,15 @@ fn read(directory: &OwnedFd, file: &'static str, root: &Path, bytes_max: u64) ->
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-struct Entry<'a> {
-    name: &'a str,
-    uid: u32,
-    gid: u32,
-    home: &'a str,
+/// A line of `/etc/passwd`.
+pub(super) struct Entry<'a> {
+    pub(super) name: &'a str,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) home: &'a str,
 }
 
-fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
+pub(super) fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
     passwd.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
@@ -110,7 +131,7 @@ fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
 }
 
 /// Name, number and members of every group.
-fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+pub(super) fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
@@ -156,7 +177,7 @@ fn parse(spec: &str, passwd: &str, group: &str) -> Result<User, UserError> {
     Ok(User { credentials: Credentials { uid, gid, groups: supplementary }, home })
 }
 
-fn number(what: &'static str, text: &str, file: &'static str) -> Result<u32, UserError> {
+pub(super) fn number(what: &'static str, text: &str, file: &'static str) -> Result<u32, UserError> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(UserError::Unknown { what, name: quote(text), file });
     }

@@ -1,6 +1,7 @@
 //! `volume/host_path` and `volume/image`: other trees in a container's.
 //!
 //! A relative path is under the sandbox, an absolute one in the root, where it is made to match its source;
+//! and a volume that fills a mount point of an Appc image goes where the image says (`appc::mount_points`);
 //! without a root of its own the container sees the host's tree, in which nothing is made: the path must exist.
 
 use std::io;
@@ -13,6 +14,7 @@ use keelblock_actors::launch::{
 };
 use keelblock_actors::ports::Isolator;
 
+use super::appc::mount_points::{self, MountPointError};
 use super::filesystem::mount;
 use super::{Settings, refused};
 
@@ -29,6 +31,8 @@ enum VolumeError {
     Path { path: PathBuf },
     #[error("host path {path} of a volume is not absolute")]
     RelativeSource { path: PathBuf },
+    #[error(transparent)]
+    MountPoint(#[from] MountPointError),
     #[error("cannot use {path} as a volume")]
     Source {
         path: PathBuf,
@@ -48,19 +52,20 @@ impl Volumes {
         Self { name: "volume/image", images: true, sandbox_directory }
     }
 
-    fn step(&self, context: &LaunchContext, volume: &MountedVolume) -> Result<Option<TreeStep>, VolumeError> {
+    fn steps(&self, context: &LaunchContext, volume: &MountedVolume) -> Result<Vec<TreeStep>, VolumeError> {
         let source = &volume.host_path;
         if !source.is_absolute() {
             return Err(VolumeError::RelativeSource { path: source.clone() });
         }
         let kind =
             source.metadata().map_err(|error| VolumeError::Source { path: source.clone(), source: error })?;
-        let path = &volume.spec.container_path;
-        let target = self.target(context, path)?;
+        mount_points::check_source(&volume.spec)?;
+        let (path, read_only) = mount_points::place(context, &volume.spec)?;
+        let target = self.target(context, &path)?;
         // Nothing of the host's tree is made for a container.
         let on_host = context.rootfs.is_none() && path.is_absolute();
-        if on_host && target == *source && !volume.spec.read_only {
-            return Ok(None);
+        if on_host && target == *source && !read_only {
+            return Ok(Vec::new());
         }
         let missing = match (on_host, kind.is_dir()) {
             (true, _) => MissingTarget::Fail,
@@ -69,11 +74,16 @@ impl Volumes {
         };
         // Devices are for those who name them: a tree of an image or of the host brings none.
         let attributes = MountAttributes {
-            read_only: volume.spec.read_only,
+            read_only,
             nodev: self.images || !source.starts_with("/dev"),
             ..MountAttributes::default()
         };
-        Ok(Some(mount(MountSource::Bind(source.clone()), target, attributes, missing)))
+        let mut steps = Vec::new();
+        if volume.spec.mount_point.is_some() && kind.is_dir() {
+            steps.push(TreeStep::Room(target.clone()));
+        }
+        steps.push(mount(MountSource::Bind(source.clone()), target, attributes, missing));
+        Ok(steps)
     }
 
     fn target(&self, context: &LaunchContext, path: &Path) -> Result<PathBuf, VolumeError> {
@@ -105,9 +115,10 @@ impl Isolator for Volumes {
     fn prepare(&self, context: &LaunchContext, plan: &mut LaunchPlan) -> Result<(), IsolatorError> {
         let ours =
             |volume: &&MountedVolume| matches!(volume.spec.source, VolumeSource::Image(_)) == self.images;
+        let failed = |error| refused(self.name, &context.id, error);
+        mount_points::check_overlaps(context).map_err(|error| failed(error.into()))?;
         for volume in context.volumes.iter().filter(ours) {
-            let step = self.step(context, volume).map_err(|error| refused(self.name, &context.id, error))?;
-            plan.tree.extend(step);
+            plan.tree.extend(self.steps(context, volume).map_err(failed)?);
         }
         Ok(())
     }

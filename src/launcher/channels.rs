@@ -16,6 +16,8 @@ use super::launched;
 pub(super) struct Channels {
     /// Standard streams, where they are not the caller's.
     pub(super) streams: Option<[RawFd; 3]>,
+    /// `/dev/null`, for what follows a terminal.
+    pub(super) null: Option<RawFd>,
     /// Where the terminal's master goes.
     pub(super) terminal: Option<RawFd>,
     /// Its rows and columns at first.
@@ -26,6 +28,13 @@ pub(super) struct Channels {
 pub(super) fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), LauncherError> {
     socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
         .map_err(|source| LauncherError::Channel { what: "a socket pair", source: source.into() })
+}
+
+/// `/dev/null`, to read and write.
+pub(super) fn null() -> Result<OwnedFd, LauncherError> {
+    let path = Path::new("/dev/null");
+    let file = File::options().read(true).write(true).open(path);
+    file.map(OwnedFd::from).map_err(|source| LauncherError::File { act: "open", path: path.to_owned(), source })
 }
 
 /// Opens what the standard streams shall be; `None` = the caller's own.

@@ -16,12 +16,13 @@ use rustix::net::SocketType;
 
 use super::channels::socket_pair;
 use super::error::LauncherError;
+use super::hooks::Hooks;
 use super::program::{Ops, absolute, become_user, begin, command};
 use super::record::{Files, LaunchRecord};
 use super::terminal::callers_size;
 use super::{Launch, LinuxLaunched, LinuxLauncher, failed, join, launched, namespace_flags};
 use crate::isolator::user;
-use crate::sys::child::Op;
+use crate::sys::child::{Missing, Op};
 use crate::sys::mount_bits::NEW_USER;
 
 impl LinuxLauncher {
@@ -95,6 +96,7 @@ impl LinuxLauncher {
             keep,
             terminal,
             record: None,
+            hooks: Hooks::default(),
         })
     }
 
@@ -133,7 +135,7 @@ impl LinuxLauncher {
             exec.working_directory.as_ref().or(record.working_directory.as_ref()).or(root.as_ref())
         {
             let words = format!("enter working directory {}", directory.display());
-            before.push(Op::Directory(absolute(directory)?), words);
+            before.push(Op::Directory { path: absolute(directory)?, missing: Missing::Directory }, words);
         }
         Ok((before, terminal))
     }
@@ -152,7 +154,11 @@ impl LinuxLauncher {
             let setgroups = std::fs::read_to_string(format!("/proc/{}/setgroups", member.pid));
             host.sets_groups = setgroups.is_ok_and(|text| text.trim() == "allow");
         }
-        become_user(credentials, record.capabilities.as_ref(), record.no_new_privs, false, &host, task);
+        if credentials.uid != 0 {
+            let own = Op::OwnStreams { uid: credentials.uid, files_too: false };
+            task.push(own, "own its standard streams");
+        }
+        become_user(credentials, record.capabilities.as_ref(), record.no_new_privs, &host, task);
         // It is a child of a process outside the pid namespace: nothing else would end it with that.
         task.push(Op::DieWithParent, "be bound to its supervisor");
     }

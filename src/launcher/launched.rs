@@ -1,6 +1,6 @@
 //! A launch from its clone on: released, waited for, signalled, killed.
 
-use std::io::Read;
+use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,11 +9,14 @@ use keelblock_actors::container::{ContainerId, ExitStatus, ProcessIdentity};
 use keelblock_actors::error::LaunchError;
 use keelblock_actors::ports::Launched;
 use nix::errno::Errno;
+use slog::Logger;
+use tokio::sync::watch;
 
 use super::error::LauncherError;
+use super::hooks::{Listener, Started, next_report};
 use super::reaper::{Ended, KILLED};
 use super::record::{Files, LaunchRecord};
-use crate::sys::child::{Detail, ORDER_KILL_ALL, ORDER_SIGNAL, ORDER_SIGNAL_TASK, Report};
+use crate::sys::child::{Detail, ORDER_KILL_ALL, ORDER_SIGNAL, ORDER_SIGNAL_TASK, Report, stage};
 use crate::sys::{pidfd, process, pty};
 
 /// The words for every report a child can make.
@@ -21,6 +24,22 @@ pub(super) struct Words {
     pub(super) before_fork: Vec<String>,
     pub(super) task: Vec<String>,
     pub(super) command: String,
+    /// Names of hooks, those before the command first.
+    pub(super) hooks: Vec<String>,
+}
+
+/// What the end of a supervisor is to a container.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    /// The end of all.
+    pub(super) pid_namespace: bool,
+    /// Whether something follows the end of the command, or of what runs before it.
+    pub(super) hooks: bool,
+}
+
+impl Ending {
+    /// Of one that has not said yet.
+    pub(super) const DEFAULT: Self = Self { pid_namespace: true, hooks: false };
 }
 
 /// What is between a launch and its release.
@@ -30,6 +49,15 @@ pub(super) struct Pending {
     pub(super) terminal: Option<OwnedFd>,
     /// Written when the command runs; none for an exec.
     pub(super) record: Option<(Files, LaunchRecord)>,
+    /// For a command with hooks.
+    pub(super) hooks: Option<PendingHooks>,
+}
+
+/// What it takes to listen to hooks.
+pub(super) struct PendingHooks {
+    pub(super) late: Option<OwnedFd>,
+    pub(super) started: watch::Sender<Started>,
+    pub(super) log: Logger,
 }
 
 /// See [`Launched`].
@@ -37,12 +65,13 @@ pub struct LinuxLaunched {
     pub(super) container: ContainerId,
     pub(super) init: ProcessIdentity,
     pub(super) process: Arc<OwnedFd>,
-    pub(super) pid_namespace: bool,
+    pub(super) ends_all: Ending,
     pub(super) of_start: bool,
-    pub(super) words: Words,
+    pub(super) words: Arc<Words>,
     pub(super) pending: Mutex<Option<Pending>>,
     pub(super) terminal: Mutex<Option<OwnedFd>>,
     pub(super) ended: Ended,
+    pub(super) started: watch::Receiver<Started>,
 }
 
 impl LinuxLaunched {
@@ -68,45 +97,68 @@ impl LinuxLaunched {
             // Nobody reads: it is dead already, which the report pipe says too.
             return Err(LaunchError::NotRunning { container: self.container.clone() });
         }
-        let mut bytes = Vec::with_capacity(size_of::<Report>());
-        let read = std::fs::File::from(pending.report).take(64).read_to_end(&mut bytes);
-        read.map_err(|source| self.failed(LauncherError::Channel { what: "a report of the child", source }))?;
-        if let Ok(report) = <[u8; 16]>::try_from(bytes.as_slice()) {
+        let mut report = File::from(pending.report);
+        let first = next_report(&mut report)
+            .map_err(|source| self.failed(LauncherError::Channel { what: "a report of the child", source }))?;
+        match (first, &pending.hooks) {
+            (Some(Report { stage: stage::HOOKS_BEGIN, .. }), Some(_)) | (None, None) => {}
             // It ends by itself now; the reaper takes it.
-            return Err(self.step_failed(Report::from_bytes(report)));
+            (Some(report), _) => return Err(self.words.failure(&self.container, report)),
+            (None, Some(_)) => return Err(LaunchError::NotRunning { container: self.container.clone() }),
         }
         if let Some(socket) = &pending.terminal {
             let master =
                 pty::receive(socket).map_err(|source| self.failed(LauncherError::Terminal { source }))?;
             *self.terminal.lock().unwrap_or_else(PoisonError::into_inner) = Some(master);
         }
-        if let Some((files, mut record)) = pending.record {
-            record.task = task_of(&self.init);
-            if let Err(error) = files.write(&record) {
-                // It runs, but nobody else could find it: then rather not.
-                self.kill_all()?;
-                return Err(self.failed(error));
+        let mut record = pending.record;
+        let told = match &mut record {
+            Some((files, record)) => {
+                record.task = task_of(&self.init);
+                files.write(record)
             }
+            None => Ok(()),
+        };
+        let listened = told.and_then(|()| match pending.hooks {
+            Some(PendingHooks { late, started, log }) => {
+                let (container, words) = (self.container.clone(), self.words.clone());
+                let late = late.map(File::from);
+                Listener { container, words, report, late, started, record, log }.listen()
+            }
+            None => Ok(()),
+        });
+        if let Err(error) = listened {
+            // It runs, but nobody could find it, or would hear of it: then rather not.
+            self.kill_all()?;
+            return Err(self.failed(error));
         }
         Ok(())
     }
+}
 
-    fn step_failed(&self, report: Report) -> LaunchError {
+impl Words {
+
+    /// What a report of a failure comes to.
+    pub(super) fn failure(&self, container: &ContainerId, report: Report) -> LaunchError {
         let source = std::io::Error::from_raw_os_error(report.errno);
         let errno = Errno::from_raw(report.errno);
-        let command = self.words.command.clone();
+        let command = self.command.clone();
         let words = match (report.stage, errno) {
-            (2, Errno::ENOENT | Errno::ENOTDIR) => {
+            (stage::HOOK | stage::HOOK_ENDED, _) => {
+                let (hook, ended) = self.hook(report);
+                return LaunchError::Hook { container: container.clone(), command: hook.to_owned(), ended };
+            }
+            (stage::EXEC, Errno::ENOENT | Errno::ENOTDIR) => {
                 return LaunchError::CommandNotFound { command, source };
             }
-            (2, _) => return LaunchError::CommandNotExecutable { command, source },
-            (0, _) => self.words.before_fork.get(report.index as usize),
-            (1, _) => self.words.task.get(report.index as usize),
+            (stage::EXEC, _) => return LaunchError::CommandNotExecutable { command, source },
+            (stage::BEFORE_FORK, _) => self.before_fork.get(report.index as usize),
+            (stage::TASK, _) => self.task.get(report.index as usize),
             _ => None,
         };
         let step = words.map_or("fork the command", String::as_str);
         let remedy = remedy(report, errno, step);
-        LaunchError::Step { container: self.container.clone(), step: format!("{step}{remedy}"), source }
+        LaunchError::Step { container: container.clone(), step: format!("{step}{remedy}"), source }
     }
 }
 
@@ -118,6 +170,9 @@ fn remedy(report: Report, errno: Errno, step: &str) -> &'static str {
         Errno::EROFS if making => {
             " (its mount point is missing and the root filesystem is read-only: have it in the image, or use \
              --image_provisioner_backend=overlay or copy)"
+        }
+        Errno::ENOENT if finding && step.starts_with("enter working directory") => {
+            " (the image says that it is there; use another with --workdir, which is made)"
         }
         Errno::ENOENT if finding => " (its mount point is missing)",
         Errno::EINVAL if step.starts_with("become user") || step.starts_with("become group") => {
@@ -153,8 +208,19 @@ impl Launched for LinuxLaunched {
         Box::pin(wait_for(ended))
     }
 
+    fn started(&self) -> BoxFuture<'static, Result<(), Arc<LaunchError>>> {
+        let (mut started, container) = (self.started.clone(), self.container.clone());
+        Box::pin(async move {
+            match started.wait_for(Option::is_some).await.ok().and_then(|started| started.clone()) {
+                Some(started) => started,
+                // It was never released.
+                None => Err(Arc::new(LaunchError::NotRunning { container })),
+            }
+        })
+    }
+
     fn signal(&self, signal: i32) -> Result<(), LaunchError> {
-        send(&self.process, self.init.pid, self.pid_namespace, signal).map_err(|error| match error {
+        send(&self.process, self.init.pid, self.ends_all, signal).map_err(|error| match error {
             LauncherError::Send { ref source, .. } if source.raw_os_error() == Some(Errno::ESRCH as i32) => {
                 LaunchError::NotRunning { container: self.container.clone() }
             }
@@ -165,7 +231,7 @@ impl Launched for LinuxLaunched {
     fn kill_all(&self) -> Result<(), LaunchError> {
         // Not released yet: it ends when nobody can release it.
         drop(self.pending.lock().unwrap_or_else(PoisonError::into_inner).take());
-        kill_all(&self.process, self.init.pid, self.pid_namespace).map_err(|error| self.failed(error))
+        kill_all(&self.process, self.init.pid, self.ends_all).map_err(|error| self.failed(error))
     }
 }
 
@@ -178,18 +244,18 @@ pub(super) async fn wait_for(mut ended: Ended) -> ExitStatus {
 }
 
 /// Sends the command of a supervisor a signal, through the supervisor: it alone knows the command for certain.
-/// SIGKILL goes to the supervisor itself where that ends all; SIGSTOP, and signals that have another meaning to
+/// SIGKILL goes to the supervisor itself where that ends all and nothing is to follow; SIGSTOP, and signals that have another meaning to
 /// a supervisor, go as orders.
 pub(super) fn send(
     process: &OwnedFd,
     pid: u32,
-    pid_namespace: bool,
+    ending: Ending,
     signal: i32,
 ) -> Result<(), LauncherError> {
     const SIGKILL: i32 = 9;
     const SIGSTOP: i32 = 19;
     let sent = match signal {
-        SIGKILL if pid_namespace => pidfd::signal(process, SIGKILL),
+        SIGKILL if ending.pid_namespace && !ending.hooks => pidfd::signal(process, SIGKILL),
         SIGKILL | SIGSTOP | ORDER_SIGNAL => {
             pidfd::queue(process, ORDER_SIGNAL, ORDER_SIGNAL_TASK | signal as usize)
         }
@@ -200,9 +266,9 @@ pub(super) fn send(
 }
 
 /// Kills the command of a supervisor and all it started, and waits for their end.
-pub(super) fn kill_all(process: &OwnedFd, pid: u32, pid_namespace: bool) -> Result<(), LauncherError> {
+pub(super) fn kill_all(process: &OwnedFd, pid: u32, ending: Ending) -> Result<(), LauncherError> {
     const SIGKILL: i32 = 9;
-    let sent = if pid_namespace {
+    let sent = if ending.pid_namespace {
         pidfd::signal(process, SIGKILL)
     } else {
         pidfd::queue(process, ORDER_SIGNAL, ORDER_KILL_ALL)
@@ -216,7 +282,7 @@ pub(super) fn kill_all(process: &OwnedFd, pid: u32, pid_namespace: bool) -> Resu
 }
 
 /// The first child of a supervisor: the command.
-fn task_of(init: &ProcessIdentity) -> Option<ProcessIdentity> {
+pub(super) fn task_of(init: &ProcessIdentity) -> Option<ProcessIdentity> {
     let path = format!("/proc/{0}/task/{0}/children", init.pid);
     let children = std::fs::read_to_string(path).ok()?;
     let pid = children.split_whitespace().next()?.parse().ok()?;

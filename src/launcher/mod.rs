@@ -16,6 +16,7 @@
 mod channels;
 mod error;
 mod exec;
+mod hooks;
 mod host;
 mod launched;
 mod program;
@@ -34,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use futures_util::future::BoxFuture;
 use keelblock_actors::container::{ContainerId, ExitStatus, ProcessIdentity};
 use keelblock_actors::error::LaunchError;
-use keelblock_actors::launch::{LaunchPlan, Namespace};
+use keelblock_actors::launch::{HookTime, LaunchPlan, Namespace};
 use keelblock_actors::ports::{ExecSpec, Launched, Launcher};
 use rustix::net::SocketType;
 use slog::{Logger, debug, o};
@@ -47,9 +48,10 @@ pub use terminal::{Terminal, TerminalError};
 use crate::limits::Limits;
 use crate::sys::child::{Op, Program};
 use crate::sys::{clone, mount_bits, pidfd, process};
-use channels::{Channels, socket_pair, streams};
+use channels::{Channels, null, socket_pair, streams};
+use hooks::Hooks;
 use host::Host;
-use launched::{Pending, Words};
+use launched::{Ending, Pending, PendingHooks, Words};
 use program::{Command, Ops};
 use record::{Files, LaunchRecord};
 
@@ -112,15 +114,38 @@ impl LinuxLauncher {
         let (release, release_theirs) = socket_pair(SocketType::STREAM)?;
         let (report, report_theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|source| LauncherError::Channel { what: "a pipe", source: source.into() })?;
-        let Launch { before_fork, task, slots, command, pid_namespace, kill_leftovers, .. } = launch;
-        let words = Words { before_fork: before_fork.texts, task: task.texts, command: command.name };
-        let others: Vec<RawFd> = launch.keep.iter().map(AsRawFd::as_raw_fd).collect();
+        let Launch { before_fork, mut task, slots, command, pid_namespace, kill_leftovers, hooks, .. } = launch;
+        let mut keep = launch.keep;
+        let words = Arc::new(Words {
+            before_fork: before_fork.texts,
+            task: std::mem::take(&mut task.texts),
+            command: command.name.clone(),
+            hooks: hooks.names(),
+        });
+        let has_hooks = !hooks.is_empty();
+        let late = if hooks.has_after() {
+            let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|source| LauncherError::Channel { what: "a pipe", source: source.into() })?;
+            keep.push(theirs);
+            Some(ours)
+        } else {
+            None
+        };
+        let others: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+        let (task, command, story) = match has_hooks {
+            false => (task, command, None),
+            true => {
+                let theirs = late.as_ref().and(others.last()).copied().unwrap_or(-1);
+                (Ops::default(), Command::none(), Some(hooks.story(task, command, theirs)?))
+            }
+        };
         let mut program = Program {
             before_fork: before_fork.ops,
             task: task.ops,
             candidates: command.candidates,
             argv: command.argv,
             environment: command.environment,
+            story,
             slots: vec![-1; slots],
             release: launched::raw(&release_theirs),
             report: launched::raw(&report_theirs),
@@ -135,7 +160,7 @@ impl LinuxLauncher {
         let cloned = thread::run(move || {
             let cloned = clone::clone(&mut program);
             // Their ends are closed here only now that the child has its own.
-            drop((launch.keep, launch.status, release_theirs, report_theirs));
+            drop((keep, launch.status, release_theirs, report_theirs));
             cloned
         });
         let (pid, process) = cloned.and_then(|cloned| cloned).map_err(LauncherError::clone)?;
@@ -163,14 +188,17 @@ impl LinuxLauncher {
         debug!(self.log, "process made"; "container" => %container, "pid" => pid);
         let record =
             launch.record.map(|(files, record)| (files, LaunchRecord { init: init.clone(), ..record }));
+        let (tell, started) = tokio::sync::watch::channel((!has_hooks).then_some(Ok(())));
+        let hooks = has_hooks.then(|| PendingHooks { late, started: tell, log: self.log.clone() });
         let launched = Arc::new(LinuxLaunched {
             container: container.clone(),
             init,
             process,
-            pid_namespace,
+            ends_all: Ending { pid_namespace, hooks: has_hooks },
             of_start: record.is_some(),
             words,
-            pending: Mutex::new(Some(Pending { release, report, terminal: launch.terminal, record })),
+            pending: Mutex::new(Some(Pending { release, report, terminal: launch.terminal, record, hooks })),
+            started,
             terminal: Mutex::new(None),
             ended,
         });
@@ -192,6 +220,11 @@ impl LinuxLauncher {
             channels.terminal = Some(launched::raw(&theirs));
             channels.size = terminal::callers_size();
             keep.push(theirs);
+            if plan.hooks.iter().any(|hook| hook.when == HookTime::PostStop) {
+                let null = null()?;
+                channels.null = Some(launched::raw(&null));
+                keep.push(null);
+            }
             Some(ours)
         } else {
             channels.streams = streams(plan, &mut keep)?;
@@ -209,6 +242,7 @@ impl LinuxLauncher {
             no_new_privs: plan.no_new_privs,
             environment: plan.environment.clone(),
             working_directory: plan.working_directory.clone(),
+            hooks: !compiled.hooks.is_empty(),
         };
         let launch = Launch {
             before_fork: compiled.before_fork,
@@ -222,6 +256,7 @@ impl LinuxLauncher {
             keep,
             terminal,
             record: Some((files, record)),
+            hooks: compiled.hooks,
         };
         self.spawn(container, launch)
     }
@@ -247,6 +282,7 @@ struct Launch {
     keep: Vec<OwnedFd>,
     terminal: Option<OwnedFd>,
     record: Option<(Files, LaunchRecord)>,
+    hooks: Hooks,
 }
 
 const CAP_KILL: u64 = 1 << 5;
@@ -280,8 +316,8 @@ impl Launcher for LinuxLauncher {
         let not_running = || LaunchError::NotRunning { container: container.clone() };
         let process = self.open(init).ok_or_else(not_running)?;
         let record = Files::new(&self.run_dir, container).read().map_err(|error| failed(container, error))?;
-        let pid_namespace = record.is_none_or(|record| record.has_pid_namespace());
-        launched::send(&process, init.pid, pid_namespace, signal).map_err(|error| failed(container, error))
+        let ending = record.as_ref().map_or(Ending::DEFAULT, LaunchRecord::ending);
+        launched::send(&process, init.pid, ending, signal).map_err(|error| failed(container, error))
     }
 
     fn wait(
@@ -313,8 +349,8 @@ impl Launcher for LinuxLauncher {
     fn kill_orphan(&self, container: &ContainerId, init: &ProcessIdentity) -> Result<(), LaunchError> {
         let Some(process) = self.open(init) else { return Ok(()) };
         let record = Files::new(&self.run_dir, container).read().map_err(|error| failed(container, error))?;
-        let pid_namespace = record.is_none_or(|record| record.has_pid_namespace());
-        launched::kill_all(&process, init.pid, pid_namespace).map_err(|error| failed(container, error))
+        let ending = record.as_ref().map_or(Ending::DEFAULT, LaunchRecord::ending);
+        launched::kill_all(&process, init.pid, ending).map_err(|error| failed(container, error))
     }
 
     fn is_alive(&self, identity: &ProcessIdentity) -> bool {

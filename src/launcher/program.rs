@@ -12,9 +12,10 @@ use keelblock_actors::launch::{
 
 use super::channels::Channels;
 use super::error::LauncherError;
+use super::hooks::{Hooks, hooks};
 use super::host::Host;
 use super::search;
-use crate::sys::child::{Missing, Op, StringArray};
+use crate::sys::child::{Groups, Missing, Op, StringArray};
 use crate::sys::mount_bits;
 
 /// The ops of one process with their words.
@@ -39,15 +40,24 @@ pub(super) struct Compiled {
     pub(super) task: Ops,
     pub(super) slots: usize,
     pub(super) command: Command,
+    pub(super) hooks: Hooks,
 }
 
 /// What is executed.
 pub(super) struct Command {
     /// As asked for, for messages.
     pub(super) name: String,
-    pub(super) candidates: Vec<CString>,
+    pub(super) candidates: StringArray,
     pub(super) argv: StringArray,
     pub(super) environment: StringArray,
+}
+
+impl Command {
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        let none = || StringArray::new(Vec::new());
+        Self { name: String::new(), candidates: none(), argv: none(), environment: none() }
+    }
 }
 
 pub(super) fn compile(plan: &LaunchPlan, host: &Host, channels: Channels) -> Result<Compiled, LauncherError> {
@@ -77,7 +87,13 @@ pub(super) fn compile(plan: &LaunchPlan, host: &Host, channels: Channels) -> Res
     let directory = plan.working_directory.as_deref().or(plan.rootfs.as_ref().map(|_| Path::new("/")));
     if let Some(directory) = directory {
         before.push(
-            Op::Directory(absolute(directory)?),
+            Op::Directory {
+                path: absolute(directory)?,
+                missing: match plan.working_directory_must_exist {
+                    true => Missing::Fail,
+                    false => Missing::Directory,
+                },
+            },
             format!("enter working directory {}", directory.display()),
         );
     }
@@ -89,16 +105,33 @@ pub(super) fn compile(plan: &LaunchPlan, host: &Host, channels: Channels) -> Res
     }
 
     let mut task = Ops::default();
+    begin(&mut task);
     streams(plan, channels, &mut task);
+    whoever(plan, host, true, &mut task);
+    let hooks = hooks(plan, host, channels)?;
+    Ok(Compiled { before_fork: before, task, slots, command, hooks })
+}
+
+/// Who a process is that the supervisor forks.
+pub(super) fn whoever(plan: &LaunchPlan, host: &Host, owns_streams: bool, task: &mut Ops) {
+    if let Some(adjustment) = plan.oom_score_adj {
+        let text = adjustment.to_string();
+        let mut digits = [0; 5];
+        let length = text.len().min(digits.len());
+        digits[..length].copy_from_slice(&text.as_bytes()[..length]);
+        task.push(Op::OomScoreAdj { digits, length }, format!("set its oom_score_adj to {adjustment}"));
+    }
     let root = Credentials::default();
     let credentials = plan.credentials.as_ref().unwrap_or(&root);
-    let own_files = matches!(plan.stdio, keelblock_actors::launch::StdioSpec::Sandbox);
-    become_user(credentials, plan.capabilities.as_ref(), plan.no_new_privs, own_files, host, &mut task);
+    if owns_streams && credentials.uid != 0 {
+        let files_too = matches!(plan.stdio, keelblock_actors::launch::StdioSpec::Sandbox);
+        task.push(Op::OwnStreams { uid: credentials.uid, files_too }, "own its standard streams");
+    }
+    become_user(credentials, plan.capabilities.as_ref(), plan.no_new_privs, host, task);
     if !plan.namespaces.contains(&Namespace::Pid) {
         // Else the end of the pid namespace is its end too.
         task.push(Op::DieWithParent, "be bound to its supervisor");
     }
-    Ok(Compiled { before_fork: before, task, slots, command })
 }
 
 /// What to execute, and every file to try it on.
@@ -128,7 +161,7 @@ pub(super) fn command(
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Command {
         name: name.to_owned(),
-        candidates,
+        candidates: StringArray::new(candidates),
         argv: StringArray::new(arguments),
         environment: StringArray::new(variables),
     })
@@ -169,6 +202,11 @@ fn tree(plan: &LaunchPlan, host: &Host, own_mounts: bool, ops: &mut Ops) -> Resu
             }
             TreeStep::Mask(path) => {
                 inside.push(Op::Mask(absolute(path)?), format!("mask {}", path.display()));
+            }
+            TreeStep::Room(path) => {
+                let (parent, name) = split(path)?;
+                let words = format!("make room for a directory at {}", path.display());
+                inside.push(Op::Room { path: absolute(path)?, parent, name }, words);
             }
         }
     }
@@ -236,9 +274,8 @@ pub(super) fn begin(task: &mut Ops) {
     task.push(Op::Keyring, "make a session keyring");
 }
 
-/// The session and the standard streams of the task.
+/// The standard streams of the task.
 pub(super) fn streams(plan: &LaunchPlan, channels: Channels, task: &mut Ops) {
-    begin(task);
     if plan.tty {
         task.push(Op::ControlTerminal, "take its terminal");
     } else if let Some(streams) = channels.streams {
@@ -257,19 +294,14 @@ pub(super) fn become_user(
     credentials: &Credentials,
     capabilities: Option<&CapabilityPlan>,
     no_new_privs: bool,
-    own_files: bool,
     host: &Host,
     task: &mut Ops,
 ) {
     let root = credentials.uid == 0;
-    if !root {
-        let own = Op::OwnStreams { uid: credentials.uid, files_too: own_files };
-        task.push(own, "own its standard streams");
-    }
     let ambient = capabilities.map_or(0, |plan| plan.ambient.0 & plan.bounding.0);
     if let Some(plan) = capabilities {
         let dropped = (0..=host.last_capability).filter(|bit| plan.bounding.0 & 1 << bit == 0);
-        let dropped = Op::DropBounding(dropped.map(u64::from).collect());
+        let dropped = Op::DropBounding(dropped.fold(0, |set, bit| set | 1 << bit));
         task.push(dropped, "limit its bounding capabilities");
         if !root && ambient != 0 {
             task.push(Op::KeepCapabilities, "keep its capabilities");
@@ -277,7 +309,7 @@ pub(super) fn become_user(
     }
     if host.sets_groups {
         task.push(
-            Op::Groups(credentials.groups.clone()),
+            Op::Groups(Groups::new(credentials.groups.clone())),
             format!("set its supplementary groups {:?}", credentials.groups),
         );
     }
@@ -288,7 +320,6 @@ pub(super) fn become_user(
             if root { (plan.bounding.0 & host.permitted, 0) } else { (ambient, ambient) };
         task.push(Op::Capabilities { permitted, inheritable }, "set its capabilities");
         let raised = if root { 0 } else { ambient };
-        let raised = (0..64u64).filter(|bit| raised & 1 << bit != 0).collect();
         task.push(Op::Ambient(raised), "set its ambient capabilities");
     }
     if no_new_privs {
@@ -389,7 +420,7 @@ mod tests {
         let permitted = |uid| {
             let credentials = Credentials { uid, ..Credentials::default() };
             let mut ops = Ops::default();
-            become_user(&credentials, Some(&plan), false, false, &HOST, &mut ops);
+            become_user(&credentials, Some(&plan), false, &HOST, &mut ops);
             ops.ops.iter().find_map(|op| match op {
                 Op::Capabilities { permitted, inheritable } => Some((*permitted, *inheritable)),
                 _ => None,

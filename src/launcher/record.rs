@@ -11,6 +11,7 @@ use keelblock_actors::launch::{CapabilityPlan, Credentials, Namespace};
 use serde::{Deserialize, Serialize};
 
 use super::error::LauncherError;
+use super::launched::Ending;
 
 /// What is remembered of a launch. It holds the environment, so only the owner may read it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub(super) struct LaunchRecord {
     pub(super) no_new_privs: bool,
     pub(super) environment: Vec<(String, String)>,
     pub(super) working_directory: Option<PathBuf>,
+    /// Whether hooks run before or after the command.
+    #[serde(default)]
+    pub(super) hooks: bool,
 }
 
 const NAMES: [(Namespace, &str); 6] = [
@@ -50,9 +54,9 @@ impl LaunchRecord {
         known.map(|(namespace, _)| *namespace).collect()
     }
 
-    /// Whether killing the supervisor kills all.
-    pub(super) fn has_pid_namespace(&self) -> bool {
-        self.namespaces().contains(&Namespace::Pid)
+    /// What its supervisor's end is.
+    pub(super) fn ending(&self) -> Ending {
+        Ending { pid_namespace: self.namespaces().contains(&Namespace::Pid), hooks: self.hooks }
     }
 }
 

@@ -10,6 +10,7 @@ use keelblock::isolator::{DEFAULT_ISOLATION, Settings, compose};
 use keelblock::launcher::LinuxLauncher;
 use keelblock_actors::container::{CommandSpec, ExitStatus};
 use keelblock_actors::error::{IsolatorError, LaunchError, chain};
+use keelblock_actors::image::appc::{App, AppcManifest, EventHandler, EventName};
 use keelblock_actors::image::plan::RuntimeConfig;
 use keelblock_actors::launch::{LaunchContext, LaunchPlan, StdioSpec};
 use keelblock_actors::ports::{Isolator, Launched, Launcher};
@@ -128,6 +129,13 @@ impl House {
         }
     }
 
+    /// A container of an Appc image.
+    pub(crate) fn appc(&self, id: &str, app: App) -> LaunchContext {
+        let mut context = self.context(id, CommandSpec::default());
+        context.runtime = Some(of_app(app));
+        context
+    }
+
     pub(crate) fn start(&self, context: &LaunchContext) -> Result<Arc<dyn Launched>, Failure> {
         let mut plan = LaunchPlan::default();
         for isolator in &self.isolators {
@@ -168,4 +176,33 @@ pub(crate) fn output(context: &LaunchContext) -> String {
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(future)
+}
+
+/// What an Appc image of this app asks.
+pub(crate) fn of_app(app: App) -> RuntimeConfig {
+    let manifest = AppcManifest {
+        ac_version: "0.8.11".to_owned(),
+        name: "example.com/test".parse().expect("a name"),
+        app: Some(app),
+        dependencies: Vec::new(),
+        path_whitelist: Vec::new(),
+        annotations: Default::default(),
+    };
+    RuntimeConfig { appc: Some(Box::new(manifest)), ..RuntimeConfig::default() }
+}
+
+/// An app that runs a shell line as root.
+pub(crate) fn app(text: &str) -> App {
+    App { exec: shell(text), user: "0".to_owned(), group: "0".to_owned(), ..App::default() }
+}
+
+fn shell(text: &str) -> Vec<String> {
+    ["/bin/sh", "-c", text].map(str::to_owned).to_vec()
+}
+
+/// The same with hooks that run shell lines.
+pub(crate) fn hooked(text: &str, before: Option<&str>, after: Option<&str>) -> App {
+    let handler = |name, text: Option<&str>| text.map(|text| EventHandler { name, exec: shell(text) });
+    let handlers = [handler(EventName::PreStart, before), handler(EventName::PostStop, after)];
+    App { event_handlers: handlers.into_iter().flatten().collect(), ..app(text) }
 }

@@ -16,8 +16,8 @@ use std::os::fd::RawFd;
 use libc::{c_int, c_long, c_ulong, pid_t};
 
 use super::{
-    ORDER_KILL_ALL, ORDER_SIGNAL, ORDER_SIGNAL_TASK, Program, Report, State, close, errno, exit, give_up,
-    perform_all, prctl, shed, task,
+    ORDER_KILL_ALL, ORDER_SIGNAL, ORDER_SIGNAL_TASK, Process, Program, Report, State, Story, close, errno, exit,
+    fork, give_up, hooks, perform_all, pipe, prctl, shed, stage, task,
 };
 
 /// What the first process of a launch does, from clone to its end.
@@ -40,38 +40,37 @@ pub(crate) fn run(program: &mut Program) -> ! {
     await_release(program.release);
     close(program.release);
 
-    let mut state = State { terminal: -1, hardened: -1 };
+    let mut state = State { terminal: -1 };
     let report = program.report;
-    if let Err(failed) = perform_all(&program.before_fork, &mut program.slots, &mut state, 0) {
+    if let Err(failed) = perform_all(&program.before_fork, &mut program.slots, &mut state, stage::BEFORE_FORK) {
         give_up(report, failed);
     }
     // SAFETY: a number.
     unsafe { libc::umask(0o022) };
-    let mut hardened = [-1; 2];
-    // SAFETY: writes two descriptors.
-    if unsafe { libc::pipe2(hardened.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-        give_up(report, Report { stage: 3, index: 0, detail: 0, errno: errno() })
+    if let Some(story) = program.story.as_ref().map(Story::seen) {
+        hooks::run(story, program.status, report, Ends::of(program), maps, &mut state)
     }
-    state.hardened = hardened[0];
-    // SAFETY: a plain fork; the child goes on in this program alone.
-    let child = unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            libc::SIGCHLD as c_long,
-            0 as c_long,
-            0 as c_long,
-            0 as c_long,
-            0 as c_long,
-        )
+    let Ok(hardened) = pipe() else {
+        give_up(report, Report { stage: stage::FORK, index: 0, detail: 0, errno: errno() })
     };
-    match child {
+    match fork() {
         0 => {
             // Or its own end would keep it waiting.
             close(hardened[1]);
-            task::run(program, &mut state)
+            let role = task::Role::Command { go: hardened[0], status: program.status };
+            let process = Process {
+                ops: program.task.as_ptr(),
+                ops_count: program.task.len(),
+                candidates: program.candidates.pointers.as_ptr(),
+                argv: program.argv.pointers.as_ptr(),
+                environment: program.environment.pointers.as_ptr(),
+            };
+            task::run(&process, role, report, &mut state)
         }
-        child if child < 0 => give_up(report, Report { stage: 3, index: 0, detail: 0, errno: errno() }),
-        child => supervise(program, maps, child as pid_t),
+        child if child < 0 => {
+            give_up(report, Report { stage: stage::FORK, index: 0, detail: 0, errno: errno() })
+        }
+        child => supervise(program, maps, child),
     }
 }
 
@@ -124,39 +123,90 @@ fn close_ranges(ranges: &[(RawFd, RawFd)]) {
     }
 }
 
-/// The loop of the supervisor.
-fn supervise(program: &Program, maps: RawFd, child: pid_t) -> ! {
-    let status = program.status;
-    let first = program.first_in_namespace;
-    let leftovers = program.kill_leftovers;
-    let capabilities = program.supervisor_capabilities;
+/// How a supervisor ends, once its command has.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    /// Whether its own end is that of all processes of the container.
+    first: bool,
+    leftovers: bool,
+    /// Capabilities it keeps until then.
+    pub(super) capabilities: u64,
+}
+
+impl Ends {
+    fn of(program: &Program) -> Self {
+        Self {
+            first: program.first_in_namespace,
+            leftovers: program.kill_leftovers,
+            capabilities: program.supervisor_capabilities,
+        }
+    }
+
+    /// Ends as the command did.
+    pub(super) fn end(self, ended: c_int) -> ! {
+        if self.leftovers && !self.first {
+            kill_leftovers();
+        }
+        exit(match ended & 0x7f {
+            0 => (ended >> 8) & 0xff,
+            signal => 128 + signal,
+        })
+    }
+}
+
+/// Gives up what a supervisor does not need: memory, name, all capabilities but these.
+pub(super) fn harden(maps: RawFd, capabilities: u64) {
     shed::shed(maps);
-    // `program` is gone with the memory: from here on only numbers on this stack.
     let _ = prctl(libc::PR_SET_NAME, c"keelblock-init".as_ptr().expose_provenance() as c_ulong, 0);
+    limit(capabilities);
+}
+
+pub(super) fn limit(capabilities: u64) {
     let _ = task::capabilities(capabilities, 0);
     // A change of credentials may have cleared it.
     let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0);
-    // Last, as it lets the task go on: the pipe it waits on is among these.
-    close_ranges(&[(0, status.saturating_sub(1)), (status.saturating_add(1), -1)]);
+}
 
+/// Closes all descriptors but this.
+pub(super) fn close_all_but(kept: RawFd) {
+    close_ranges(&[(0, kept.saturating_sub(1)), (kept.saturating_add(1), -1)]);
+}
+
+/// The life of the supervisor of a command without hooks.
+fn supervise(program: &Program, maps: RawFd, child: pid_t) -> ! {
+    let (status, ends) = (program.status, Ends::of(program));
+    // `program` is gone with the memory: from here on only numbers on this stack.
+    harden(maps, ends.capabilities);
+    // Last, as it lets the task go on: the pipe it waits on is among these.
+    close_all_but(status);
+    let Attended { ended, .. } = attend(child);
+    record(status, ended);
+    ends.end(ended)
+}
+
+/// How a child ended.
+pub(super) struct Attended {
+    /// Its wait status.
+    pub(super) ended: c_int,
+    /// Whether the end of all of the container was ordered meanwhile.
+    pub(super) all: bool,
+}
+
+/// The loop of the supervisor: forwards signals to a child and reaps what ends, until the child has.
+pub(super) fn attend(child: pid_t) -> Attended {
+    let mut all = false;
     loop {
         let (signal, value, from_kernel) = next_signal();
         if signal == ORDER_SIGNAL && value & 0xffff_ff00 == ORDER_SIGNAL_TASK {
             send(child, (value & 0xff) as c_int);
         } else if signal == ORDER_SIGNAL && value == ORDER_KILL_ALL {
+            all = true;
             send(child, libc::SIGKILL);
         } else if signal > 0 && !(signal == libc::SIGCHLD && from_kernel) {
             send(child, signal);
         }
         if let Some(ended) = reap(child) {
-            if leftovers && !first {
-                kill_leftovers();
-            }
-            record(status, ended);
-            exit(match ended & 0x7f {
-                0 => (ended >> 8) & 0xff,
-                signal => 128 + signal,
-            });
+            return Attended { ended, all };
         }
     }
 }
@@ -209,7 +259,7 @@ fn reap(child: pid_t) -> Option<c_int> {
     }
 }
 
-fn record(file: RawFd, status: c_int) {
+pub(super) fn record(file: RawFd, status: c_int) {
     let bytes = status.to_le_bytes();
     // SAFETY: four bytes that live through the call.
     unsafe { libc::pwrite(file, bytes.as_ptr().cast(), bytes.len(), 0) };

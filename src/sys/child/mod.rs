@@ -8,6 +8,8 @@
 //! Nothing here decides: the order and every argument come from `launcher::program`. A failure is reported as
 //! [`Report`] over a pipe and given its words by the parent.
 
+mod arena;
+mod hooks;
 mod init;
 mod mounts;
 mod shed;
@@ -19,6 +21,7 @@ use std::os::fd::RawFd;
 
 use libc::{c_char, c_int, c_long, c_ulong};
 
+pub(crate) use arena::{Scene, Story};
 pub(crate) use init::run;
 
 /// Exit code of a child whose reason stands in its report.
@@ -42,7 +45,7 @@ pub(crate) enum Missing {
 
 /// An array of C strings as exec wants it: pointers, ended by a null one.
 pub(crate) struct StringArray {
-    _strings: Vec<CString>,
+    strings: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
 
@@ -50,14 +53,42 @@ impl StringArray {
     pub(crate) fn new(strings: Vec<CString>) -> Self {
         let ends = std::iter::once(std::ptr::null());
         let pointers = strings.iter().map(|string| string.as_ptr()).chain(ends).collect();
-        Self { _strings: strings, pointers }
+        Self { strings, pointers }
     }
 }
 
-// SAFETY: the pointers lead into `_strings`, whose bytes do not move when the struct does; nobody writes them.
+// SAFETY: the pointers lead into `strings`, whose bytes do not move when the struct does; nobody writes them.
 unsafe impl Send for StringArray {}
 // SAFETY: as above; shared reads only.
 unsafe impl Sync for StringArray {}
+
+/// Group numbers, of its own or in an [`arena`].
+pub(crate) struct Groups {
+    _own: Vec<libc::gid_t>,
+    at: *const libc::gid_t,
+    count: usize,
+}
+
+impl Groups {
+    pub(crate) fn new(own: Vec<libc::gid_t>) -> Self {
+        Self { at: own.as_ptr(), count: own.len(), _own: own }
+    }
+}
+
+// SAFETY: `at` leads into `_own`, whose elements do not move with it, or into memory that nobody writes.
+unsafe impl Send for Groups {}
+// SAFETY: as above; shared reads only.
+unsafe impl Sync for Groups {}
+
+/// What one process does from fork to exec, by address: in a [`Program`], or in an [`arena`].
+#[derive(Clone, Copy)]
+struct Process {
+    ops: *const Op,
+    ops_count: usize,
+    candidates: *const *const c_char,
+    argv: *const *const c_char,
+    environment: *const *const c_char,
+}
 
 /// One prepared system call, or a few that belong together. Paths are absolute.
 pub(crate) enum Op {
@@ -87,8 +118,10 @@ pub(crate) enum Op {
     Link { directory: CString, name: CString, target: CString },
     /// Makes the mount of `/` read-only, not those below it.
     ReadOnlyRoot,
-    /// Makes a directory if it is missing, and goes there.
-    Directory(CString),
+    /// Makes way for a directory: what is at `path`, and is none, goes.
+    Room { path: CString, parent: CString, name: CString },
+    /// Goes to a directory, having made it if it is missing and that is asked for.
+    Directory { path: CString, missing: Missing },
     /// Opens a terminal of the container's devpts, sends the master to the parent, keeps the other end.
     /// Its size is set first: rows and columns.
     Terminal { socket: RawFd, console: bool, size: Option<(u16, u16)> },
@@ -101,16 +134,20 @@ pub(crate) enum Op {
     Keyring,
     /// The terminal as controlling terminal and standard streams.
     ControlTerminal,
+    /// The terminal as standard streams alone.
+    TerminalStreams,
+    /// Writes `/proc/self/oom_score_adj`: so many of these bytes.
+    OomScoreAdj { digits: [u8; 5], length: usize },
     /// dup2(2) onto a standard stream.
     Stream { from: RawFd, to: RawFd },
     /// fchown(2) of standard streams that are pipes or files of ours, so that `/dev/stdout` can be opened.
     OwnStreams { uid: libc::uid_t, files_too: bool },
     /// prctl(PR_CAPBSET_DROP) of each.
-    DropBounding(Vec<c_ulong>),
+    DropBounding(u64),
     /// prctl(PR_SET_KEEPCAPS).
     KeepCapabilities,
     /// setgroups(2).
-    Groups(Vec<libc::gid_t>),
+    Groups(Groups),
     /// setresgid(2).
     Group(libc::gid_t),
     /// setresuid(2).
@@ -118,7 +155,7 @@ pub(crate) enum Op {
     /// capset(2).
     Capabilities { permitted: u64, inheritable: u64 },
     /// prctl(PR_CAP_AMBIENT): none, then these.
-    Ambient(Vec<c_ulong>),
+    Ambient(u64),
     /// prctl(PR_SET_NO_NEW_PRIVS).
     NoNewPrivileges,
     /// prctl(PR_SET_PDEATHSIG) SIGKILL.
@@ -132,7 +169,7 @@ pub(crate) struct Program {
     /// What the task does before exec.
     pub(crate) task: Vec<Op>,
     /// Files to try to execute, in order.
-    pub(crate) candidates: Vec<CString>,
+    pub(crate) candidates: StringArray,
     /// `argv`.
     pub(crate) argv: StringArray,
     /// `envp`.
@@ -155,6 +192,8 @@ pub(crate) struct Program {
     pub(crate) kill_leftovers: bool,
     /// Capabilities the supervisor keeps.
     pub(crate) supervisor_capabilities: u64,
+    /// With hooks: all processes in their order; `task` and what is executed are not used then.
+    pub(crate) story: Option<Story>,
     /// Address and length of this process's command line and environment: wiped in the children, where the
     /// container could read them in `/proc/1/cmdline`.
     pub(crate) wipe: Vec<(usize, usize)>,
@@ -164,14 +203,34 @@ pub(crate) struct Program {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Report {
-    /// 0 before the fork, 1 in the task, 2 in exec, 3 in the fork itself.
+    /// See [`stage`].
     pub(crate) stage: u32,
-    /// Which op of the stage.
+    /// Which op of the stage, or which hook.
     pub(crate) index: u32,
     /// See [`Detail`].
     pub(crate) detail: u32,
     /// What the system call said.
     pub(crate) errno: i32,
+}
+
+/// Stages of a launch, as reports have them.
+pub(crate) mod stage {
+    /// An op before the fork.
+    pub(crate) const BEFORE_FORK: u32 = 0;
+    /// An op of the task.
+    pub(crate) const TASK: u32 = 1;
+    /// exec of the command.
+    pub(crate) const EXEC: u32 = 2;
+    /// The fork itself.
+    pub(crate) const FORK: u32 = 3;
+    /// No failure: all ops before the fork are done, hooks begin.
+    pub(crate) const HOOKS_BEGIN: u32 = 4;
+    /// No failure: all pre-start hooks ended well, the command is forked.
+    pub(crate) const COMMAND_BEGINS: u32 = 5;
+    /// A hook ended, and not with 0: `index` is the hook, `errno` its wait status.
+    pub(crate) const HOOK_ENDED: u32 = 6;
+    /// exec of a hook, or an op before it.
+    pub(crate) const HOOK: u32 = 7;
 }
 
 /// Which part of an op failed.
@@ -238,8 +297,6 @@ const EMPTY: &CStr = c"";
 struct State {
     /// Our end of the terminal.
     terminal: RawFd,
-    /// At its end when the supervisor has given up what it does not need.
-    hardened: RawFd,
 }
 
 fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
@@ -274,7 +331,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
         Op::Node { directory, name, mode, device } => mounts::node(directory, name, *mode, *device),
         Op::Link { directory, name, target } => mounts::link(directory, name, target),
         Op::ReadOnlyRoot => mounts::read_only_root(),
-        Op::Directory(path) => task::directory(path),
+        Op::Room { path, parent, name } => mounts::room(path, parent, name),
+        Op::Directory { path, missing } => task::directory(path, *missing),
         Op::Terminal { socket, console, size } => {
             state.terminal = task::terminal(*socket, *console, *size)?;
             Ok(())
@@ -286,26 +344,28 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
         }
         Op::Keyring => task::keyring(),
         Op::ControlTerminal => task::control_terminal(state.terminal),
+        Op::TerminalStreams => task::terminal_streams(state.terminal),
+        Op::OomScoreAdj { digits, length } => task::oom_score_adj(digits.get(..*length).unwrap_or_default()),
         // SAFETY: numbers only.
         Op::Stream { from, to } => call(unsafe { libc::dup2(*from, *to) }.into()).map(drop),
         Op::OwnStreams { uid, files_too } => task::own_streams(*uid, *files_too, state.terminal),
-        Op::DropBounding(list) => {
-            for capability in list {
-                prctl(libc::PR_CAPBSET_DROP, *capability, 0)?;
+        Op::DropBounding(set) => {
+            for capability in (0..64).filter(|bit| set & 1 << bit != 0) {
+                prctl(libc::PR_CAPBSET_DROP, capability, 0)?;
             }
             Ok(())
         }
         Op::KeepCapabilities => prctl(libc::PR_SET_KEEPCAPS, 1, 0),
         Op::Groups(list) => {
             // SAFETY: the list is valid for its length.
-            call(unsafe { libc::syscall(libc::SYS_setgroups, list.len(), list.as_ptr()) }).map(drop)
+            call(unsafe { libc::syscall(libc::SYS_setgroups, list.count, list.at) }).map(drop)
         }
         // SAFETY: numbers only.
         Op::Group(gid) => call(unsafe { libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) }).map(drop),
         // SAFETY: numbers only.
         Op::User(uid) => call(unsafe { libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) }).map(drop),
         Op::Capabilities { permitted, inheritable } => task::capabilities(*permitted, *inheritable),
-        Op::Ambient(list) => task::ambient(list),
+        Op::Ambient(set) => task::ambient(*set),
         Op::NoNewPrivileges => prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0),
         Op::DieWithParent => prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0),
     }
@@ -337,10 +397,28 @@ fn perform_all(ops: &[Op], slots: &mut [RawFd], state: &mut State, stage: u32) -
 
 /// Reports and ends this process. A pipe takes 16 bytes whole or not at all.
 fn give_up(pipe: RawFd, report: Report) -> ! {
+    tell(pipe, report);
+    exit(NOT_STARTED)
+}
+
+fn tell(pipe: RawFd, report: Report) {
     let bytes = (&raw const report).cast();
     // SAFETY: `report` lives until the call returns and is 16 bytes without padding.
     unsafe { libc::write(pipe, bytes, size_of::<Report>()) };
-    exit(NOT_STARTED)
+}
+
+/// A plain fork; the child goes on in the copy of this process alone.
+fn fork() -> libc::pid_t {
+    let zero = 0 as c_long;
+    // SAFETY: without CLONE_VM the child has memory of its own.
+    unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD as c_long, zero, zero, zero, zero) as libc::pid_t }
+}
+
+/// A pipe that exec closes.
+fn pipe() -> Result<[RawFd; 2], Fault> {
+    let mut ends = [-1; 2];
+    // SAFETY: writes two descriptors.
+    call(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }.into()).map(|_| ends)
 }
 
 /// Ends this process and nothing else: no exit handlers of the parent's.

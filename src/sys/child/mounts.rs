@@ -133,9 +133,26 @@ pub(super) fn place(mount: RawFd, target: &CStr, missing: Missing) -> Outcome {
     outcome
 }
 
+/// A file, link or device at `path` goes, so that a directory can be made there. What a link at its end leads to stays.
+pub(super) fn room(path: &CStr, parent: &CStr, name: &CStr) -> Outcome {
+    let Some(at) = walk::find(path, Missing::Skip)? else { return Ok(()) };
+    let kind = walk::kind(at);
+    close(at);
+    if kind? == libc::S_IFDIR {
+        return Ok(());
+    }
+    // SAFETY: a C string and numbers. A directory is made by whoever mounts there.
+    within(parent, |at| unsafe { libc::unlinkat(at, name.as_ptr(), 0) })
+}
+
 pub(super) fn again(path: &CStr, target: &CStr, attributes: u64, missing: Missing) -> Outcome {
     // What is not there cannot be mounted; whether that is all right is said of the target.
-    let source = if missing == Missing::Skip { Missing::Skip } else { Missing::Fail };
+    let source = match missing {
+        Missing::Skip => Missing::Skip,
+        // On itself: made as its target would be.
+        made if path == target => made,
+        _ => Missing::Fail,
+    };
     let Some(from) = walk::find(path, source)? else { return Ok(()) };
     let tree = clone_tree(from, EMPTY, attributes);
     close(from);

@@ -4,7 +4,7 @@
 //! would stay in memory for as long, once the launching process writes or frees its own copy; and it may hold
 //! secrets. So all private writable memory without a file goes, save the mapping this function runs on (the
 //! launching thread's stack, which holds its thread-locals too) and the zeroed variables of programs and
-//! libraries, which follow their file's mapping directly.
+//! libraries, which follow their file's mapping directly. What was made read-only is kept: the `arena`.
 
 use std::os::fd::RawFd;
 
@@ -34,11 +34,11 @@ pub(super) fn shed(maps: RawFd) {
         for byte in chunk.iter().take(read) {
             if *byte == b'\n' {
                 let mapping = Mapping::read(&line[..length.min(ROOM)]);
-                if let Some(Mapping { from, to, anonymous }) = mapping {
+                if let Some(Mapping { from, to, anonymous, file }) = mapping {
                     let ours = |address: usize| (from..to).contains(&address);
-                    if !anonymous {
+                    if file {
                         file_ends = to;
-                    } else if from != file_ends && !ours(stack) && !ours(locals) {
+                    } else if anonymous && from != file_ends && !ours(stack) && !ours(locals) {
                         // SAFETY: anonymous memory of the launching process: nothing that runs from here on
                         // (this file's and `init`'s loops, on this stack) lies or points there.
                         unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(from), to - from) };
@@ -63,6 +63,8 @@ struct Mapping {
     to: usize,
     /// Private, writable and without a file: its path is missing, `[heap]`, or a name of anonymous memory.
     anonymous: bool,
+    /// It is of a file, or special.
+    file: bool,
 }
 
 impl Mapping {
@@ -76,7 +78,7 @@ impl Mapping {
         };
         let dash = range.iter().position(|byte| *byte == b'-')?;
         let (from, to) = (hexadecimal(range.get(..dash)?)?, hexadecimal(range.get(dash + 1..)?)?);
-        (from < to).then_some(Self { from, to, anonymous: private && no_file })
+        (from < to).then_some(Self { from, to, anonymous: private && no_file, file: !no_file })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The command's own process, from fork to exec.
+//! The process of the command, or of a hook, from fork to exec.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -6,19 +6,67 @@ use std::os::fd::RawFd;
 use libc::{c_int, c_ulong};
 
 use super::{
-    Detail, EMPTY, Fault, Missing, Outcome, Program, Report, State, call, close, errno, give_up, mounts,
-    perform_all, prctl, walk,
+    Detail, EMPTY, Fault, Missing, NOT_STARTED, Outcome, Process, Report, State, call, close, errno, exit, mounts,
+    perform_all, prctl, stage, tell, walk,
 };
 
-/// Goes through the task's ops and becomes the command, or reports why not.
-pub(super) fn run(program: &mut Program, state: &mut State) -> ! {
-    let report = program.report;
-    if let Err(failed) = perform_all(&program.task, &mut program.slots, state, 1) {
-        give_up(report, failed);
+/// Whose process it is, for its reports.
+#[derive(Clone, Copy)]
+pub(super) enum Role {
+    Command {
+        /// At its end when it may go on to exec.
+        go: RawFd,
+        /// Where it is marked that the command never was executed.
+        status: RawFd,
+    },
+    Hook {
+        number: u32,
+    },
+}
+
+/// Goes through the ops of a process and becomes what it is to execute, or reports why not.
+pub(super) fn run(process: &Process, role: Role, report: RawFd, state: &mut State) -> ! {
+    // SAFETY: so many ops lie there, in the program or the arena, which outlive this process's use of them.
+    let ops = unsafe { std::slice::from_raw_parts(process.ops, process.ops_count) };
+    let failed = match perform_all(ops, &mut [], state, stage::TASK) {
+        Ok(()) => {
+            if let Role::Command { go, .. } = role {
+                await_hardened(go);
+            }
+            Report { stage: stage::EXEC, index: 0, detail: 0, errno: execute(process) }
+        }
+        Err(failed) => failed,
+    };
+    let code = match (failed.stage, failed.errno) {
+        (stage::EXEC, libc::ENOENT | libc::ENOTDIR) => 127,
+        (stage::EXEC, _) => 126,
+        _ => NOT_STARTED,
+    };
+    match role {
+        Role::Command { status, .. } => {
+            mark_not_executed(status);
+            tell(report, failed);
+        }
+        // Which op it was matters little; which hook, much.
+        Role::Hook { number } => tell(report, Report { stage: stage::HOOK, index: number, ..failed }),
     }
-    await_hardened(state.hardened);
-    let errno = execute(program);
-    give_up(report, Report { stage: 2, index: 0, detail: 0, errno })
+    exit(code)
+}
+
+/// Behind the wait status, which is four bytes.
+const MARK_AT: libc::off_t = 4;
+
+fn mark_not_executed(status: RawFd) {
+    // SAFETY: writes one byte that lives through the call.
+    unsafe { libc::pwrite(status, [1u8].as_ptr().cast(), 1, MARK_AT) };
+}
+
+/// Whether a command was executed that has ended: by the length of the file.
+pub(super) fn was_executed(status: RawFd) -> bool {
+    // SAFETY: all zero is a valid `stat`, which the kernel overwrites.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is writable.
+    unsafe { libc::fstat(status, &mut stat) != 0 || stat.st_size <= MARK_AT }
 }
 
 /// Waits until the supervisor is what the command may meet: without our capabilities, memory and descriptors.
@@ -34,7 +82,7 @@ fn await_hardened(pipe: RawFd) {
 }
 
 /// execve(2) of one candidate after another; returns why the last that was there, or any, was not executed.
-fn execute(program: &Program) -> i32 {
+fn execute(process: &Process) -> i32 {
     // Made by us for children only: nothing of it may reach the command.
     // SAFETY: numbers only.
     unsafe {
@@ -42,14 +90,17 @@ fn execute(program: &Program) -> i32 {
     };
     unblock_signals();
     let mut reason = libc::ENOENT;
-    for candidate in &program.candidates {
-        // SAFETY: a C string, and two arrays of C strings that end with a null pointer.
+    let mut at = process.candidates;
+    loop {
+        // SAFETY: an array of C strings that ends with a null pointer, which is not passed by.
+        let candidate = unsafe { *at };
+        if candidate.is_null() {
+            return reason;
+        }
+        // SAFETY: as above; then a C string, and two such arrays.
         unsafe {
-            libc::execve(
-                candidate.as_ptr(),
-                program.argv.pointers.as_ptr(),
-                program.environment.pointers.as_ptr(),
-            )
+            at = at.add(1);
+            libc::execve(candidate, process.argv, process.environment)
         };
         match errno() {
             libc::ENOENT | libc::ENOTDIR => {}
@@ -58,7 +109,6 @@ fn execute(program: &Program) -> i32 {
             errno => return errno,
         }
     }
-    reason
 }
 
 fn unblock_signals() {
@@ -75,9 +125,8 @@ fn unblock_signals() {
     };
 }
 
-pub(super) fn directory(path: &CStr) -> Outcome {
-    let at =
-        walk::find(path, Missing::Directory)?.ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
+pub(super) fn directory(path: &CStr, missing: Missing) -> Outcome {
+    let at = walk::find(path, missing)?.ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
     // SAFETY: a number.
     let outcome = call(unsafe { libc::fchdir(at) }.into()).map(drop);
     close(at);
@@ -191,6 +240,10 @@ fn send(socket: RawFd, fd: RawFd) -> Outcome {
 pub(super) fn control_terminal(slave: RawFd) -> Outcome {
     // SAFETY: takes a number.
     call(unsafe { libc::ioctl(slave, libc::TIOCSCTTY, 0) }.into())?;
+    terminal_streams(slave)
+}
+
+pub(super) fn terminal_streams(slave: RawFd) -> Outcome {
     for stream in 0..3 {
         // SAFETY: numbers only.
         call(unsafe { libc::dup2(slave, stream) }.into())?;
@@ -244,10 +297,28 @@ pub(super) fn capabilities(permitted: u64, inheritable: u64) -> Outcome {
     call(unsafe { libc::syscall(libc::SYS_capset, &raw const header, halves.as_ptr()) }).map(drop)
 }
 
-pub(super) fn ambient(list: &[c_ulong]) -> Outcome {
+/// By the procfs of the container, in which this process is `self`.
+pub(super) fn oom_score_adj(digits: &[u8]) -> Outcome {
+    let proc =
+        walk::find(c"/proc", Missing::Fail)?.ok_or(Fault { detail: Detail::Find, errno: libc::ENOENT })?;
+    // SAFETY: a static C string.
+    let file =
+        unsafe { libc::openat(proc, c"self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    let outcome = call(file.into()).and_then(|_| {
+        // SAFETY: the bytes are valid for their length.
+        call(unsafe { libc::write(file, digits.as_ptr().cast(), digits.len()) } as _).map(drop)
+    });
+    close(proc);
+    if file >= 0 {
+        close(file);
+    }
+    outcome
+}
+
+pub(super) fn ambient(set: u64) -> Outcome {
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong, 0)?;
-    for capability in list {
-        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as c_ulong, *capability)?;
+    for capability in (0..64).filter(|bit| set & 1 << bit != 0) {
+        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as c_ulong, capability)?;
     }
     Ok(())
 }
