@@ -13,7 +13,6 @@ use slog::Logger;
 use crate::error::{Gone, PullError, ResolveError, StoreError};
 use crate::flight::Flights;
 use crate::image::access::Access;
-use crate::image::appc::AppcReference;
 use crate::image::name::{ImageName, ImageRequest, PullPolicy};
 use crate::image::plan::{ImagePlan, LayerKey, SourceKind};
 use crate::messages::{ImagePulled, PullImage, PullLayer, PulledImage, Resolve, Resolved, ResolvedImage};
@@ -78,9 +77,7 @@ async fn resolve(
 ) -> Result<ResolvedImage, ResolveError> {
     // What a path names is asked every time: the file may be another now, and looking costs no network.
     let policy = request.policy.unwrap_or_default();
-    // So is an image ID: it is no name that something is remembered by, and nothing but the store is asked for it.
-    let remembered = matches!(request.name, ImageName::Docker(_) | ImageName::Appc(AppcReference::Named(_)));
-    if policy != PullPolicy::Always && remembered {
+    if policy != PullPolicy::Always && matches!(request.name, ImageName::Docker(_) | ImageName::Appc(_)) {
         let (store, name) = (d.store.clone(), request.name.canonical());
         let found = d.disk.run(move |_| whole_image(&*store, &name)).await;
         match found.map(|found| found.filter(|(plan, _)| port.fits(plan))) {
