@@ -26,6 +26,7 @@ pub mod records;
 pub mod rootless;
 pub mod scrub;
 pub mod store;
+pub mod stores;
 pub mod sys;
 
 pub use agent::{Agent, AgentError, StoredImage};
