@@ -43,7 +43,8 @@ use crate::puller::registry::{
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
 use crate::scrub::Scrubber;
-use crate::store::{DiskStore, Privileges, Settler, StoreSettings};
+use crate::store::{Privileges, Settler, StoreSettings};
+use crate::stores::Stores;
 
 /// Threads that move bytes between sockets and pulls. 2: one sleeps while the other decrypts.
 const IO_THREADS: usize = 2;
@@ -109,11 +110,11 @@ pub struct Agent {
     io: Option<tokio::runtime::Runtime>,
     /// Removes what was moved away.
     collector: Collector,
-    /// Writes layers to disk.
-    settler: Settler,
+    /// Write layers to disk, each of one store.
+    settlers: Vec<Settler>,
     /// Where root filesystems go.
     gc: Gc,
-    store: Arc<DiskStore>,
+    store: Arc<Stores>,
     /// Verifies layers in the background, if it shall.
     scrubber: Option<Scrubber>,
     scrub: Option<(Duration, u64)>,
@@ -134,11 +135,11 @@ impl Agent {
                 "error" => keelblock_actors::error::chain(&*error));
         }
         if let Some((interval, rate)) = agent.scrub {
-            let (store, log) = (Arc::clone(&agent.store), agent.log.new(o!("actor" => "scrub")));
+            let (stores, log) = ((*agent.store).clone(), agent.log.new(o!("actor" => "scrub")));
             let records = Arc::clone(&agent.records);
             let containers = Box::new(move || records.list());
             let scrubber =
-                Scrubber::start(store, interval, rate, containers, log).map_err(AgentError::Threads)?;
+                Scrubber::start(stores, interval, rate, containers, log).map_err(AgentError::Threads)?;
             agent.scrubber = Some(scrubber);
         }
         // The store has seen to its own.
@@ -168,21 +169,22 @@ impl Agent {
             true => Collector::later(),
             false => Collector::thread(log.new(o!("actor" => "gc"))),
         };
-        let settler = match config.leave_garbage {
-            true => Settler::later(),
-            false => Settler::thread(log.new(o!("actor" => "settler"))),
-        };
-        let settler = settler.with_mode(config.sync);
-        let store = Arc::new(DiskStore::open_with(
-            &store_dir,
+        let mut settlers = Vec::new();
+        let settings = || {
+            let settler = match config.leave_garbage {
+                true => Settler::later(),
+                false => Settler::thread(log.new(o!("actor" => "settler"))),
+            };
+            let settler = settler.with_mode(config.sync);
+            settlers.push(settler.clone());
             StoreSettings {
                 form: config.layer_form,
                 collector: collector.clone(),
-                settler: settler.clone(),
+                settler,
                 ..StoreSettings::new(limits.clone(), privileges)
-            },
-            log.new(o!("actor" => "store")),
-        )?);
+            }
+        };
+        let store = Arc::new(Stores::open(&config.store_dirs(), settings, &log.new(o!("actor" => "store")))?);
         let records = Arc::new(DiskRecords::open_with(&config.work_dir, collector.clone())?);
         let gc = Gc::new(layout::gc_dir(&config.work_dir), collector.clone());
 
@@ -284,7 +286,7 @@ impl Agent {
             policy: config.image_pull_policy,
             io: Some(io),
             collector,
-            settler,
+            settlers,
             gc,
             store,
             scrubber: None,
@@ -406,7 +408,7 @@ impl Agent {
         self.scrubber = None;
         self.engine.shutdown().await;
         self.collector.stop();
-        self.settler.stop();
+        self.settlers.iter().for_each(Settler::stop);
         if let Some(io) = self.io.take() {
             // Nobody waits for its bytes any more.
             io.shutdown_background();
@@ -417,7 +419,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.collector.stop_soon();
-        self.settler.stop_soon();
+        self.settlers.iter().for_each(Settler::stop_soon);
         if let Some(io) = self.io.take() {
             // A runtime must not be waited for on a thread that may belong to another one.
             io.shutdown_background();

@@ -27,6 +27,7 @@ pub mod rootless;
 pub mod scrub;
 mod spool;
 pub mod store;
+pub mod stores;
 pub mod sys;
 
 pub use agent::{Agent, AgentError, StoredImage};

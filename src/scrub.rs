@@ -3,7 +3,6 @@
 //! containers on it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -13,7 +12,8 @@ use keelblock_actors::ports::Found;
 use keelblock_actors::stop::Stop;
 use slog::{Logger, error, warn};
 
-use crate::store::{DiskStore, Quarantined, Standing, Verdict};
+use crate::store::{Quarantined, Standing, Verdict};
+use crate::stores::Stores;
 use crate::sys::priority;
 
 /// How often it is looked whether a layer's time has come, at most. 1 min: a layer that came since is not urgent.
@@ -52,12 +52,12 @@ pub struct Scrubber {
 }
 
 impl Scrubber {
-    /// Looks at each layer of a store every `interval`, at so many bytes a second (0 = no limit). `containers` may block.
+    /// Looks at each layer of all stores every `interval`, at so many bytes a second (0 = no limit). `containers` may block.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(
-        store: Arc<DiskStore>,
+        stores: Stores,
         interval: Duration,
         rate: u64,
         containers: Box<Containers>,
@@ -69,7 +69,7 @@ impl Scrubber {
         std::thread::Builder::new().name("keelblock-scrub".to_owned()).spawn(move || {
             priority::lower();
             loop {
-                pass(&store, interval, rate, &*containers, &raised, &log);
+                pass(&stores, interval, rate, &*containers, &raised, &log);
                 match woken.recv_timeout(interval.min(LOOK_EVERY_MAX)) {
                     Err(RecvTimeoutError::Timeout) => {}
                     _ => return,
@@ -87,15 +87,8 @@ impl Drop for Scrubber {
 }
 
 /// Looks at all layers whose time has come.
-fn pass(
-    store: &DiskStore,
-    interval: Duration,
-    rate: u64,
-    containers: &Containers,
-    stop: &Stop,
-    log: &Logger,
-) {
-    let scrubbed = store.scrub_due(interval, rate, stop, |layer| {
+fn pass(stores: &Stores, interval: Duration, rate: u64, containers: &Containers, stop: &Stop, log: &Logger) {
+    let scrubbed = stores.scrub_due(interval, rate, stop, |layer| {
         let Verdict::Bad(why) = &layer.verdict else { return };
         let standing = containers().map(|found| standing_on(&found, &layer.diff_id));
         let standing = standing.unwrap_or_else(|error| {
@@ -106,7 +99,7 @@ fn pass(
         let names: Vec<_> = standing.iter().map(|standing| standing.container.as_str()).collect();
         error!(log, "a layer is not what was written, and is pulled again when it is next wanted";
             "layer" => %layer.diff_id, "why" => why, "containers" => names.join(","));
-        if let Err(error) = store.quarantine(&layer.diff_id, &standing) {
+        if let Err(error) = stores.quarantine(&layer.diff_id, &standing) {
             warn!(log, "a bad layer cannot be moved away"; "layer" => %layer.diff_id, "error" => chain(&error));
         }
     });

@@ -435,7 +435,7 @@ fn in_the_background_each_layer_is_verified_in_its_time_and_a_bad_one_moved_away
     }
     let top = tempfile::tempdir().unwrap();
     let home = top.path().join("store");
-    let store = std::sync::Arc::new(image_store(&home, Default::default()));
+    let store = image_store(&home, Default::default());
     let layers =
         ["good", "rotten"].map(|name| put_tar(&store, &Tarball::of([file(name, large())]).end()).unwrap());
     let path = home.join("layers/sha256").join(layers[1].diff_id.0.hex()).join("layer.erofs");
@@ -444,7 +444,7 @@ fn in_the_background_each_layer_is_verified_in_its_time_and_a_bad_one_moved_away
     let log = slog::Logger::root(slog::Drain::fuse(told.clone()), slog::o!());
     let hour = std::time::Duration::from_secs(3600);
     let none = Box::new(|| Ok(Vec::new()));
-    let scrubber = keelblock::scrub::Scrubber::start(store.clone(), hour, 0, none, log).unwrap();
+    let scrubber = keelblock::scrub::Scrubber::start(store.clone().into(), hour, 0, none, log).unwrap();
     let quarantine = home.join("quarantine");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !home.join("scrubbed.json").exists() || fs::read_dir(&quarantine).map_or(0, Iterator::count) == 0 {

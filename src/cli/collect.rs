@@ -19,7 +19,8 @@ use crate::sys::{detach, priority};
 /// Starts the process, if it has anything to do. Not being able to is no failure of the command: the next one tries.
 pub(super) fn hand_over(config: &Config, log: &Logger) {
     let garbage = || config.gc_dirs().iter().any(|place| gc::is_waiting(place));
-    if !DiskStore::is_unsettled(&config.store_dir()) && !garbage() {
+    let stores = config.store_dirs();
+    if !stores.iter().any(|dir| DiskStore::is_unsettled(dir)) && !garbage() {
         return;
     }
     let flag = |name: &str, path: &std::path::Path| {
@@ -32,6 +33,7 @@ pub(super) fn hand_over(config: &Config, log: &Logger) {
         .arg(args::COLLECT)
         .arg(flag("work_dir", &config.work_dir))
         .arg(flag("docker_store_dir", &config.store_dir()))
+        .args(stores.get(1).map(|dir| flag("appc_store_dir", dir)))
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -62,12 +64,14 @@ pub(super) fn collect(config: &Config) -> Result<u8, CliError> {
 /// Writes layers to disk. What fails stays marked in the store, where the next command finds it.
 fn settle(config: &Config) {
     let Ok(privileges) = Privileges::detect() else { return };
-    let settings = StoreSettings {
-        collector: Collector::later(),
-        ..StoreSettings::new(config.limits.clone(), privileges)
-    };
     let log = Logger::root(slog::Discard, slog::o!());
-    let _ = DiskStore::open_with(&config.store_dir(), settings, log).and_then(|store| store.settle());
+    for dir in config.store_dirs() {
+        let settings = StoreSettings {
+            collector: Collector::later(),
+            ..StoreSettings::new(config.limits.clone(), privileges)
+        };
+        let _ = DiskStore::open_with(&dir, settings, log.clone()).and_then(|store| store.settle());
+    }
 }
 
 /// Removes all of it now.

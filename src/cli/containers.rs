@@ -14,7 +14,8 @@ use super::output::{ago, table};
 use super::{CliError, Context, bars};
 use crate::provider::appc::manifest::to_json;
 use crate::scrub::damaged_layers;
-use crate::store::{DiskStore, Quarantined};
+use crate::store::Quarantined;
+use crate::stores::Stores;
 
 /// A container ID from the command line.
 pub(super) fn container_id(text: &str) -> Result<ContainerId, CliError> {
@@ -105,7 +106,7 @@ pub(super) async fn list(context: &Context<'_>) -> Result<u8, CliError> {
     let found = agent.containers().await;
     agent.shutdown().await;
     let found = found?;
-    let quarantined = DiskStore::quarantined(&context.config.store_dir())?;
+    let quarantined = Stores::quarantined(&context.config.store_dirs())?;
     let documents: Vec<_> = found.iter().map(|found| document(found, &quarantined)).collect();
     context.output.print(&documents, || {
         let rows: Vec<_> = found
@@ -160,7 +161,7 @@ async fn inspect_with(
 ) -> Result<Value, CliError> {
     let containers = agent.containers().await?;
     if let Some(found) = containers.iter().find(|found| found.id.as_str() == name) {
-        return Ok(document(found, &DiskStore::quarantined(&context.config.store_dir())?));
+        return Ok(document(found, &Stores::quarantined(&context.config.store_dirs())?));
     }
     let wanted = image_name(name).ok().map(|name| agent.canonical(&name));
     for image in agent.images().await? {

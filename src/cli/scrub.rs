@@ -15,7 +15,8 @@ use super::output::{human_bytes, one_line, table};
 use super::{CliError, Context};
 use crate::agent::Agent;
 use crate::scrub::standing_on;
-use crate::store::{DiskStore, Form, Privileges, Scrubbed, Standing, Verdict};
+use crate::store::{Form, Privileges, Scrubbed, Standing, StoreSettings, Verdict};
+use crate::stores::Stores;
 
 /// A layer that was looked at, the containers on it, and what was done about it.
 struct Row {
@@ -71,7 +72,8 @@ async fn looked_at(context: &Context<'_>, agent: &Agent) -> Result<Vec<Row>, Cli
     let config = &context.config;
     let privileges =
         Privileges::detect().map_err(|source| CliError::Io { act: "see what it may do", source })?;
-    let store = DiskStore::open(&config.store_dir(), config.limits.clone(), privileges, context.log.clone())?;
+    let settings = || StoreSettings::new(config.limits.clone(), privileges);
+    let store = Stores::open(&config.store_dirs(), settings, &context.log)?;
     let layers = wanted(context, agent, &store).await?;
     let rate = config.scrub_rate.unwrap_or_default();
     let mut rows = Vec::new();
@@ -93,7 +95,7 @@ async fn looked_at(context: &Context<'_>, agent: &Agent) -> Result<Vec<Row>, Cli
 
 /// Moves a layer out of the way and pulls the images that name it: of all their layers that one is missing.
 async fn repair(
-    store: &DiskStore,
+    store: &Stores,
     agent: &Agent,
     layer: &DiffId,
     users: &[Standing],
@@ -114,11 +116,7 @@ async fn repair(
 }
 
 /// The layers that were named, or all.
-async fn wanted(
-    context: &Context<'_>,
-    agent: &Agent,
-    store: &DiskStore,
-) -> Result<BTreeSet<DiffId>, CliError> {
+async fn wanted(context: &Context<'_>, agent: &Agent, store: &Stores) -> Result<BTreeSet<DiffId>, CliError> {
     let all = store.layers()?;
     let names: Vec<_> = context.matches.get_many::<String>("names").into_iter().flatten().collect();
     if names.is_empty() {

@@ -248,9 +248,22 @@ impl Config {
         self.docker_store_dir.clone().unwrap_or_else(|| self.work_dir.join("store"))
     }
 
+    /// Where all stores are: that of [`Self::store_dir`] first, then that of Appc images, if they have one of their own.
+    pub fn store_dirs(&self) -> Vec<PathBuf> {
+        let main = self.store_dir();
+        let same = |one: &Path, other: &Path| {
+            one == other
+                || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+        };
+        let appc = self.appc_store_dir.clone().filter(|appc| !same(appc, &main));
+        std::iter::once(main).chain(appc).collect()
+    }
+
     /// Where trees on their way out lie: of layers, and of root filesystems.
-    pub fn gc_dirs(&self) -> [PathBuf; 2] {
-        [DiskStore::gc_dir(&self.store_dir()), layout::gc_dir(&self.work_dir)]
+    pub fn gc_dirs(&self) -> Vec<PathBuf> {
+        let stores = self.store_dirs();
+        let of_stores = stores.iter().map(|dir| DiskStore::gc_dir(dir));
+        of_stores.chain([layout::gc_dir(&self.work_dir)]).collect()
     }
 
     fn apply(&mut self, flag: &'static Flag, text: &str, origin: &str) -> Result<(), ConfigError> {
