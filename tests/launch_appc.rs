@@ -10,7 +10,7 @@ use keelblock_actors::container::{ExitStatus, VolumeSource, VolumeSpec};
 use keelblock_actors::image::appc::{App, Isolator, MountPoint};
 use keelblock_actors::launch::MountedVolume;
 use keelblock_actors::ports::ExecSpec;
-use keelblock_actors::ports::{Launched, Launcher};
+use keelblock_actors::ports::Launcher;
 use launch_support::{House, app, block_on, house, house_with, line};
 
 fn points(text: &str, points: &[(&str, &str, bool)]) -> App {
@@ -91,7 +91,8 @@ fn a_mount_point_that_nobody_fills_has_what_the_image_has_there() {
     assert_eq!(output, "seed\n33:34\nwritten\nread-only\n3\n");
 
     // A root that cannot be written: an empty directory, its user's.
-    let mut app = points("id -u; ls /seed; touch /seed/x && echo written; touch /tmp/x || echo no", &all[..1]);
+    let mut app =
+        points("id -u; ls /seed; touch /seed/x && echo written; touch /tmp/x || echo no", &all[..1]);
     (app.user, app.group) = ("web".to_owned(), "web".to_owned());
     let mut context = house.appc("read-only", app);
     context.read_only = true;
@@ -154,10 +155,8 @@ fn one_more_command_has_the_environment_and_user_of_the_app() {
 #[test]
 fn isolators_of_the_image_are_in_place() {
     let Some(house) = house() else { return };
-    let isolator = |name: &str, value: &str| Isolator {
-        name: name.parse().expect("a name"),
-        value: value.to_owned(),
-    };
+    let isolator =
+        |name: &str, value: &str| Isolator { name: name.parse().expect("a name"), value: value.to_owned() };
     let look = "grep -e CapBnd -e CapEff -e NoNewPrivs /proc/self/status | tr -s '\\t' ' '; cat /proc/self/oom_score_adj";
     let mut app = app(look);
     app.isolators = vec![

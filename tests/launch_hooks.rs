@@ -11,8 +11,8 @@ use keelblock_actors::container::ExitStatus;
 use keelblock_actors::error::{LaunchError, chain};
 use keelblock_actors::image::appc::{App, EventHandler, EventName};
 use keelblock_actors::launch::LaunchContext;
-use keelblock_actors::ports::{ExecSpec, Launched, Launcher};
-use launch_support::{House, block_on, hooked, house, house_with, output};
+use keelblock_actors::ports::{ExecSpec, Launcher};
+use launch_support::{Failure, House, block_on, hooked, house, house_with, output};
 
 /// With and without a pid namespace: what a supervisor's end is differs.
 const ISOLATIONS: [&[&str]; 2] =
@@ -54,10 +54,14 @@ fn hooks_run_around_the_command_as_who_and_where_it_runs() {
             started.expect("executed");
             let parts: Vec<_> = ["before\n", "command\n", "after\n"]
                 .iter()
-                .map(|what| output.find(what).map(|at| at + what.len()).unwrap_or_else(|| panic!("{what}: {output}")))
+                .map(|what| {
+                    output.find(what).map(|at| at + what.len()).unwrap_or_else(|| panic!("{what}: {output}"))
+                })
                 .collect();
             assert!(parts.is_sorted(), "{output}");
-            let part = |at: usize| output[parts[at]..].lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>();
+            let part = |at: usize| {
+                output[parts[at]..].lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>()
+            };
             let command = part(1).join("\n");
             assert!(command.contains("image test keelblock") && command.ends_with("0 1 2 3 "), "{output}");
             assert_eq!((part(0).join("\n"), part(2).join("\n")), (command.clone(), command));
@@ -106,12 +110,13 @@ fn a_command_that_cannot_be_executed_after_its_hook_says_so() {
             }
             assert_eq!(output, "before\n");
         }
-        // With nothing before it, but something after: a launch fails as one without hooks, or is told of at the end.
+        // With nothing before it the launch fails, as one without hooks.
         let mut app = hooked("", None, Some("echo after"));
         app.exec = vec!["/bin/nothing".to_owned()];
-        let (status, started, output) = run(&house, "unfit-after", app);
-        assert_eq!((status, output.as_str()), (ExitStatus::Exited(127), ""));
-        assert!(started.is_err());
+        let context = house.appc("unfit-after", app);
+        let error = house.launch(&context).err().expect("not executed");
+        assert!(matches!(error, Failure::Launch(LaunchError::CommandNotFound { .. })), "{}", error.text());
+        assert_eq!(output(&context), "");
     }
 }
 
@@ -147,7 +152,11 @@ fn a_post_stop_hook_that_fails_is_told_of_in_the_log() {
         fn log(&self, record: &slog::Record<'_>, values: &slog::OwnedKVList) -> Result<(), slog::Never> {
             struct Text(String);
             impl slog::Serializer for Text {
-                fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+                fn emit_arguments(
+                    &mut self,
+                    key: slog::Key,
+                    value: &std::fmt::Arguments<'_>,
+                ) -> slog::Result {
                     self.0 += &format!(" {key}={value}");
                     Ok(())
                 }
@@ -172,7 +181,8 @@ fn a_post_stop_hook_that_fails_is_told_of_in_the_log() {
         ] {
             let (status, _, _) = run(&house, id, app);
             assert_eq!(status, ExitStatus::Exited(0));
-            let about = |line: &&String| line.contains("post-stop") && line.contains(id) && line.contains(told);
+            let about =
+                |line: &&String| line.contains("post-stop") && line.contains(id) && line.contains(told);
             while !lines.0.lock().expect("lines").iter().any(|line| about(&line)) {
                 std::thread::yield_now();
             }
@@ -261,7 +271,8 @@ fn what_hooks_leave_behind_dies_with_the_container() {
 /// Whether a process has the root of a house.
 fn is_in(process: &std::path::Path, house: &House) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let inode = |path: &std::path::Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    let inode =
+        |path: &std::path::Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
     inode(&process.join("root")).is_some_and(|root| Some(root) == inode(&house.rootfs))
 }
 
@@ -281,7 +292,9 @@ fn a_supervisor_with_hooks_keeps_little_and_no_more_than_it_needs() {
         assert_eq!(field(pid, "CapPrm:"), field(pid, "CapEff:"));
         set
     };
-    for (id, before, after) in [("kept-before", true, false), ("kept-after", false, true), ("kept-both", true, true)] {
+    for (id, before, after) in
+        [("kept-before", true, false), ("kept-after", false, true), ("kept-both", true, true)]
+    {
         let hook = "echo hook; until test -e /tmp/go; do sleep 0.01; done";
         let _ = std::fs::remove_file(house.rootfs.join("tmp/go"));
         let app = hooked("echo command; exec sleep 1000", before.then_some(hook), after.then_some("true"));

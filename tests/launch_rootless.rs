@@ -99,6 +99,7 @@ fn inside() {
     commands_are_executed_in_it(&house);
     without_a_pid_namespace();
     terminals_work(&house);
+    hooks_run(&house, rootless.full_map);
     println!("inside: done");
 }
 
@@ -208,9 +209,10 @@ fn identity(pid: u32) -> ProcessIdentity {
 }
 
 fn without_a_pid_namespace() {
-    let isolation = ["filesystem/linux", "docker/runtime", "linux/capabilities"];
+    let isolation = ["filesystem/linux", "docker/runtime", "appc/runtime", "linux/capabilities"];
     let Some(shared) = bare_house(&isolation, Settings::default()) else { return };
     let own = std::process::id();
+    hooks_run(&shared, false);
     // The host's procfs, bound: our own process is seen in it.
     let output =
         shared.output("rootless-shared", &format!("cat /proc/{own}/comm; ls /sys/kernel > /dev/null"));
@@ -224,4 +226,37 @@ fn terminals_work(house: &House) {
     let master = house.launcher.terminal(&context.id);
     assert!(master.is_some());
     assert_eq!(block_on(launched.wait()), ExitStatus::Exited(3));
+}
+
+/// Event handlers of an Appc image; as another user than root where there is one.
+fn hooks_run(house: &House, another: bool) {
+    let who = |text: &str| format!("echo {text} $(id -u)");
+    for (id, user) in [("rootless-hooks-0", 0), ("rootless-hooks-33", 33)] {
+        if user != 0 && !another {
+            continue;
+        }
+        let (before, after) = (who("before"), who("after"));
+        let mut hooked_app = hooked(&who("command"), Some(&before), Some(&after));
+        (hooked_app.user, hooked_app.group) = (user.to_string(), user.to_string());
+        let (status, output) = house.run(&house.appc(id, hooked_app));
+        let expected = format!("before {user}\ncommand {user}\nafter {user}\n");
+        assert_eq!((status, output), (ExitStatus::Exited(0), expected));
+    }
+    let context = house.appc("rootless-hung", hooked("true", Some("echo hook; exec sleep 1000"), None));
+    let launched = house.launch(&context).unwrap_or_else(|failure| panic!("{}", failure.text()));
+    while !output(&context).contains("hook") {
+        std::thread::yield_now();
+    }
+    // By the process of the hook, the supervisor being out of reach.
+    let argv = ["/bin/sh", "-c", "test $AC_APP_NAME = test"].map(str::to_owned).to_vec();
+    let joined = house.launcher.exec(&context.id, ExecSpec { argv, ..ExecSpec::default() }).expect("joined");
+    assert_eq!(block_on(joined.wait()), ExitStatus::Exited(0));
+    launched.signal(15).expect("sent");
+    assert_eq!(block_on(launched.wait()), ExitStatus::Exited(125));
+    assert!(block_on(launched.started()).is_err());
+    // Its oom_score_adj cannot be set here: ignored, and told of.
+    let mut app = app("true");
+    let name = "os/linux/oom-score-adj".parse().expect("a name");
+    app.isolators = vec![keelblock_actors::image::appc::Isolator { name, value: "500".to_owned() }];
+    assert_eq!(house.run(&house.appc("rootless-oom", app)).0, ExitStatus::Exited(0));
 }

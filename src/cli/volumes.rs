@@ -25,7 +25,12 @@ pub(super) fn volumes(matches: &ArgMatches) -> Result<Vec<VolumeSpec>, CliError>
     }
     for text in many("volume_image") {
         let (source, path, read_only) = volume(text, "volume_image")?;
-        volumes.push(VolumeSpec { container_path: path, mount_point: None, read_only, source: image(&source)? });
+        volumes.push(VolumeSpec {
+            container_path: path,
+            mount_point: None,
+            read_only,
+            source: image(&source)?,
+        });
     }
     for text in many("mount_point") {
         let (name, source, read_only) = mount_point(text, "mount_point", "HOST")?;
@@ -94,13 +99,19 @@ fn rkt(text: &str) -> Result<Option<VolumeSpec>, CliError> {
         match part.split_once('=') {
             Some(("kind", "host")) => {}
             Some(("kind", kind)) => {
-                return Err(wrong(format!("kind {kind:?} is not served, only host; a mount point that no volume fills stays as the image has it")));
+                return Err(wrong(format!(
+                    "kind {kind:?} is not served, only host; a mount point that no volume fills stays as the image has it"
+                )));
             }
             Some(("source", path)) if path.starts_with('/') => source = Some(path),
             Some(("source", _)) => return Err(wrong("the source must be an absolute path".to_owned())),
             Some(("readOnly", "true")) => read_only = true,
             Some(("readOnly", "false")) => read_only = false,
-            _ => return Err(wrong(format!("{part:?} is none of kind=host, source=PATH and readOnly=true|false"))),
+            _ => {
+                return Err(wrong(format!(
+                    "{part:?} is none of kind=host, source=PATH and readOnly=true|false"
+                )));
+            }
         }
     }
     let source = source.ok_or_else(|| wrong("source=PATH is missing".to_owned()))?;
@@ -124,7 +135,9 @@ mod tests {
 
     #[test]
     fn a_mount_point_is_filled_by_name() {
-        let parse = |text| mount_point(text, "mount_point", "HOST").map(|(name, source, ro)| (name.to_string(), source, ro));
+        let parse = |text| {
+            mount_point(text, "mount_point", "HOST").map(|(name, source, ro)| (name.to_string(), source, ro))
+        };
         assert_eq!(parse("work=/a:b").unwrap(), ("work".to_owned(), "/a:b".to_owned(), false));
         assert_eq!(parse("work=/a=b:ro").unwrap(), ("work".to_owned(), "/a=b".to_owned(), true));
         for text in ["work", "work=", "work=:ro", "=/a", "Work=/a", "a b=/a"] {
@@ -134,16 +147,27 @@ mod tests {
 
     #[test]
     fn the_spelling_of_rkt_is_told_from_a_path() {
-        let read = |text| rkt(text).unwrap().map(|volume| (volume.mount_point.unwrap().to_string(), volume.read_only, volume.source));
+        let read = |text| {
+            rkt(text)
+                .unwrap()
+                .map(|volume| (volume.mount_point.unwrap().to_string(), volume.read_only, volume.source))
+        };
         let data = VolumeSource::HostPath("/srv/a:b".into());
         assert_eq!(read("data,kind=host,source=/srv/a:b"), Some(("data".to_owned(), false, data.clone())));
-        assert_eq!(read("data,kind=host,source=/srv/a:b,readOnly=true"), Some(("data".to_owned(), true, data)));
+        assert_eq!(
+            read("data,kind=host,source=/srv/a:b,readOnly=true"),
+            Some(("data".to_owned(), true, data))
+        );
         for text in ["/a,kind=host:/b", "/a:/b", "data,x:/b", "Data,kind=host,source=/a"] {
             assert_eq!(read(text), None, "{text}");
         }
-        for text in
-            ["d,kind=empty", "d,kind=host", "d,kind=host,source=a", "d,kind=host,source=/a,mode=0700", "d,kind=host,source=/a,readOnly=1"]
-        {
+        for text in [
+            "d,kind=empty",
+            "d,kind=host",
+            "d,kind=host,source=a",
+            "d,kind=host,source=/a,mode=0700",
+            "d,kind=host,source=/a,readOnly=1",
+        ] {
             assert!(rkt(text).is_err(), "{text}");
         }
     }

@@ -195,7 +195,12 @@ mod tests {
     }
 
     fn isolator(effective: Option<&str>, bounding: Option<&str>) -> Capabilities {
-        Capabilities { effective: effective.map(set), bounding: bounding.map(set), ours: set("all"), appc: true }
+        Capabilities {
+            effective: effective.map(set),
+            bounding: bounding.map(set),
+            ours: set("all"),
+            appc: true,
+        }
     }
 
     #[test]

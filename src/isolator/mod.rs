@@ -223,7 +223,8 @@ pub fn compose<S: AsRef<str>>(
         }
         // Someone must say what to run.
         if kind == Kind::AppcRuntime {
-            let rest = runtime::command(settings, &enforcers, has(Kind::DockerRuntime), has(Kind::AppcRuntime));
+            let rest =
+                runtime::command(settings, &enforcers, has(Kind::DockerRuntime), has(Kind::AppcRuntime));
             isolators.extend(rest.map(|rest| Arc::new(rest) as Arc<dyn Isolator>));
         }
     }

@@ -34,7 +34,11 @@ pub(super) fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), Launch
 pub(super) fn null() -> Result<OwnedFd, LauncherError> {
     let path = Path::new("/dev/null");
     let file = File::options().read(true).write(true).open(path);
-    file.map(OwnedFd::from).map_err(|source| LauncherError::File { act: "open", path: path.to_owned(), source })
+    file.map(OwnedFd::from).map_err(|source| LauncherError::File {
+        act: "open",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Opens what the standard streams shall be; `None` = the caller's own.

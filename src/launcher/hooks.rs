@@ -94,8 +94,9 @@ impl Hooks {
             argv: command.argv,
             environment: command.environment,
         };
-        let scenes =
-            |hooks: Vec<Hook>| hooks.into_iter().map(|hook| scene(hook.task, hook.command)).collect::<Vec<_>>();
+        let scenes = |hooks: Vec<Hook>| {
+            hooks.into_iter().map(|hook| scene(hook.task, hook.command)).collect::<Vec<_>>()
+        };
         let (before, after) = (scenes(self.before), scenes(self.after));
         Story::new(&before, &scene(task, command), &after, late, self.capabilities)
             .map_err(|source| LauncherError::Channel { what: "memory for hooks", source })
@@ -109,8 +110,8 @@ pub(super) type Started = Option<Result<(), Arc<LaunchError>>>;
 pub(super) struct Listener {
     pub(super) container: ContainerId,
     pub(super) words: Arc<Words>,
-    /// At its end when the command is executed.
-    pub(super) report: File,
+    /// At its end when the command is executed. `None` = it was.
+    pub(super) report: Option<File>,
     /// Of post-stop hooks.
     pub(super) late: Option<File>,
     pub(super) started: watch::Sender<Started>,
@@ -128,8 +129,27 @@ impl Listener {
     }
 
     fn listen_here(mut self) {
+        if let Some(report) = self.report.take() {
+            self.listen_before(report);
+        } else {
+            let _ = self.started.send(Some(Ok(())));
+        }
+        let Some(mut late) = self.late else { return };
+        let mut said = None;
+        while let Ok(Some(report)) = next_report(&mut late) {
+            // Of one that could not be executed it is told again when it has ended.
+            if said.replace(report.index) == Some(report.index) {
+                continue;
+            }
+            let (hook, ended) = self.words.hook(report);
+            warn!(self.log, "a post-stop hook did not end well"; "container" => %self.container, "hook" => hook,
+                "reason" => ended);
+        }
+    }
+
+    fn listen_before(&mut self, mut pipe: File) {
         let (mut failure, mut begun) = (None, false);
-        while let Ok(Some(report)) = next_report(&mut self.report) {
+        while let Ok(Some(report)) = next_report(&mut pipe) {
             match report.stage {
                 stage::COMMAND_BEGINS => begun = true,
                 // The first says it best: of a hook that could not be executed there is also told that it ended.
@@ -145,17 +165,6 @@ impl Listener {
             self.renew_record();
         }
         let _ = self.started.send(Some(started));
-        let Some(mut late) = self.late else { return };
-        let mut said = None;
-        while let Ok(Some(report)) = next_report(&mut late) {
-            // Of one that could not be executed it is told again when it has ended.
-            if said.replace(report.index) == Some(report.index) {
-                continue;
-            }
-            let (hook, ended) = self.words.hook(report);
-            warn!(self.log, "a post-stop hook did not end well"; "container" => %self.container, "hook" => hook,
-                "reason" => ended);
-        }
     }
 
     /// The process by which others may join the container was that of a hook.

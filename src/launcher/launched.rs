@@ -98,14 +98,23 @@ impl LinuxLaunched {
             return Err(LaunchError::NotRunning { container: self.container.clone() });
         }
         let mut report = File::from(pending.report);
-        let first = next_report(&mut report)
-            .map_err(|source| self.failed(LauncherError::Channel { what: "a report of the child", source }))?;
-        match (first, &pending.hooks) {
-            (Some(Report { stage: stage::HOOKS_BEGIN, .. }), Some(_)) | (None, None) => {}
+        let next = |report: &mut File| {
+            let channel = |source| LauncherError::Channel { what: "a report of the child", source };
+            next_report(report).map_err(|source| self.failed(channel(source)))
+        };
+        let first = next(&mut report)?;
+        let report = match (first, &pending.hooks) {
+            (Some(Report { stage: stage::HOOKS_BEGIN, .. }), Some(_)) => Some(report),
+            // No hook precedes the command: its exec is waited for, as without any.
+            (Some(Report { stage: stage::COMMAND_BEGINS, .. }), Some(_)) => match next(&mut report)? {
+                Some(failed) => return Err(self.words.failure(&self.container, failed)),
+                None => None,
+            },
+            (None, None) => None,
             // It ends by itself now; the reaper takes it.
-            (Some(report), _) => return Err(self.words.failure(&self.container, report)),
+            (Some(failed), _) => return Err(self.words.failure(&self.container, failed)),
             (None, Some(_)) => return Err(LaunchError::NotRunning { container: self.container.clone() }),
-        }
+        };
         if let Some(socket) = &pending.terminal {
             let master =
                 pty::receive(socket).map_err(|source| self.failed(LauncherError::Terminal { source }))?;
@@ -137,7 +146,6 @@ impl LinuxLaunched {
 }
 
 impl Words {
-
     /// What a report of a failure comes to.
     pub(super) fn failure(&self, container: &ContainerId, report: Report) -> LaunchError {
         let source = std::io::Error::from_raw_os_error(report.errno);
@@ -246,12 +254,7 @@ pub(super) async fn wait_for(mut ended: Ended) -> ExitStatus {
 /// Sends the command of a supervisor a signal, through the supervisor: it alone knows the command for certain.
 /// SIGKILL goes to the supervisor itself where that ends all and nothing is to follow; SIGSTOP, and signals that have another meaning to
 /// a supervisor, go as orders.
-pub(super) fn send(
-    process: &OwnedFd,
-    pid: u32,
-    ending: Ending,
-    signal: i32,
-) -> Result<(), LauncherError> {
+pub(super) fn send(process: &OwnedFd, pid: u32, ending: Ending, signal: i32) -> Result<(), LauncherError> {
     const SIGKILL: i32 = 9;
     const SIGSTOP: i32 = 19;
     let sent = match signal {

@@ -114,7 +114,8 @@ impl LinuxLauncher {
         let (release, release_theirs) = socket_pair(SocketType::STREAM)?;
         let (report, report_theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|source| LauncherError::Channel { what: "a pipe", source: source.into() })?;
-        let Launch { before_fork, mut task, slots, command, pid_namespace, kill_leftovers, hooks, .. } = launch;
+        let Launch { before_fork, mut task, slots, command, pid_namespace, kill_leftovers, hooks, .. } =
+            launch;
         let mut keep = launch.keep;
         let words = Arc::new(Words {
             before_fork: before_fork.texts,

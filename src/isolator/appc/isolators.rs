@@ -42,7 +42,10 @@ pub(in crate::isolator) struct CapabilityLimits {
 }
 
 impl CapabilityLimits {
-    pub(in crate::isolator) fn new(effective: Option<CapabilitySet>, bounding: Option<CapabilitySet>) -> Self {
+    pub(in crate::isolator) fn new(
+        effective: Option<CapabilitySet>,
+        bounding: Option<CapabilitySet>,
+    ) -> Self {
         let default = effective.unwrap_or_else(default_set);
         let most = bounding.unwrap_or(default);
         Self { default: CapabilitySet(default.0 & most.0), most }
@@ -138,7 +141,9 @@ pub(in crate::isolator) fn decide(
                 let number = i32::try_from(asked).ok().filter(|number| (-1000..=1000).contains(number));
                 let number = number.ok_or(IsolatorValueError::OomScoreAdj { value: asked })?;
                 if number < enforcers.oom_score_adj_min {
-                    ignored("it takes root, and CAP_SYS_RESOURCE to lower it, which keelblock does not have here")
+                    ignored(
+                        "it takes root, and CAP_SYS_RESOURCE to lower it, which keelblock does not have here",
+                    )
                 } else {
                     decided.oom_score_adj = Some(number);
                     enforced()

@@ -59,7 +59,9 @@ pub(in crate::isolator) fn place(
     context: &LaunchContext,
     volume: &VolumeSpec,
 ) -> Result<(PathBuf, bool), MountPointError> {
-    let Some(name) = &volume.mount_point else { return Ok((volume.container_path.clone(), volume.read_only)) };
+    let Some(name) = &volume.mount_point else {
+        return Ok((volume.container_path.clone(), volume.read_only));
+    };
     let manifest = manifest(context).ok_or_else(|| MountPointError::NotAppc { name: name.clone() })?;
     let points = manifest.app.as_ref().map_or(&[][..], |app| &app.mount_points);
     let point = points.iter().find(|point| point.name == *name).ok_or_else(|| MountPointError::Unknown {
@@ -106,7 +108,9 @@ pub(in crate::isolator) fn check_overlaps(context: &LaunchContext) -> Result<(),
 
 /// Refuses a path of the host that leads over symbolic links: whoever can change one chooses what is mounted.
 pub(in crate::isolator) fn check_source(volume: &VolumeSpec) -> Result<(), MountPointError> {
-    let (Some(name), VolumeSource::HostPath(path)) = (&volume.mount_point, &volume.source) else { return Ok(()) };
+    let (Some(name), VolumeSource::HostPath(path)) = (&volume.mount_point, &volume.source) else {
+        return Ok(());
+    };
     let real = path.canonicalize().map_err(|source| MountPointError::Source {
         name: name.clone(),
         path: path.clone(),
@@ -133,7 +137,8 @@ pub(in crate::isolator) fn unfilled(
         if filled.iter().any(|filled| overlap(filled, &path)) {
             continue;
         }
-        let attributes = MountAttributes { read_only: point.read_only, nodev: true, ..MountAttributes::default() };
+        let attributes =
+            MountAttributes { read_only: point.read_only, nodev: true, ..MountAttributes::default() };
         let read_only_root = context.read_only || context.rootfs_read_only;
         let source = match read_only_root && !point.read_only {
             true => MountSource::Bind(empty(context, &point.name, owner)?),

@@ -51,7 +51,7 @@ fn checked(number: u32, text: &str) -> Result<u32, UserError> {
 
 fn owner(root: impl AsFd, path: &str, what: &'static str) -> Result<Stat, UserError> {
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside).and_then(fstat).map_err(|source| {
-        UserError::Owner { what, path: keelblock_actors::error::quote(path), source: source.into() }
-    })
+    openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside).and_then(fstat).map_err(
+        |source| UserError::Owner { what, path: keelblock_actors::error::quote(path), source: source.into() },
+    )
 }

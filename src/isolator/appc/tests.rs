@@ -82,11 +82,7 @@ fn settings() -> Settings {
     Settings { ids: IdMaps { uids: all.clone(), gids: all, sets_groups: true }, ..Settings::default() }
 }
 
-fn plan_with(
-    context: &LaunchContext,
-    isolation: &[&str],
-    settings: &Settings,
-) -> Result<LaunchPlan, String> {
+fn plan_with(context: &LaunchContext, isolation: &[&str], settings: &Settings) -> Result<LaunchPlan, String> {
     let mut plan = LaunchPlan::default();
     for isolator in compose(isolation, settings).expect("isolators") {
         isolator.prepare(context, &mut plan).map_err(|error| chain(&error))?;
@@ -198,12 +194,8 @@ fn each_runtime_isolator_sees_to_images_of_its_kind_and_to_no_others() {
 fn users_and_groups_are_looked_up_in_the_image_then_taken_as_numbers_then_as_files() {
     let house = House::new();
     let who = |user: &str, group: &str| {
-        let app = App {
-            user: user.to_owned(),
-            group: group.to_owned(),
-            supplementary_gids: vec![40, 41],
-            ..app()
-        };
+        let app =
+            App { user: user.to_owned(), group: group.to_owned(), supplementary_gids: vec![40, 41], ..app() };
         super::owner::resolve(&house.path("root"), &app, 4 << 20)
             .map(|found| (found.credentials, found.home))
             .map_err(|error| chain(&error))
@@ -294,8 +286,9 @@ fn volumes_fill_mount_points_by_name() {
     let made = plan(&context).expect("a plan");
     assert!(mount_at(&made, "/var/work").expect("mounted").attributes.read_only, "as the caller says");
     // An image's tree as well.
-    context.volumes[0].spec.source =
-        VolumeSource::Image(keelblock_actors::image::name::ImageRequest::cached("busybox".parse().expect("a name")));
+    context.volumes[0].spec.source = VolumeSource::Image(
+        keelblock_actors::image::name::ImageRequest::cached("busybox".parse().expect("a name")),
+    );
     assert!(mount_at(&plan(&context).expect("a plan"), "/var/work").is_some());
 }
 
@@ -395,7 +388,8 @@ fn capability_sets_of_the_image_narrow_what_it_has_and_never_widen_it() {
     let default = crate::isolator::capabilities::default_set();
     let operator = Settings { bounding_capabilities: Some(set("CHOWN,NET_ADMIN")), ..settings() };
     let bounding = |settings: &Settings, name, value| {
-        let plan = plan_with(&house.context(of(&[(name, value)])), &DEFAULT_ISOLATION, settings).expect(value);
+        let plan =
+            plan_with(&house.context(of(&[(name, value)])), &DEFAULT_ISOLATION, settings).expect(value);
         let sets = plan.capabilities.expect("set");
         assert_eq!(sets.ambient, CapabilitySet(0), "another user than root has none of it");
         (sets.bounding, plan.image_isolators[0].outcome)
@@ -494,7 +488,8 @@ fn event_handlers_become_hooks() {
         handler(EventName::PreStart, &["/bin/before"]),
     ];
     let made = plan(&house.context(App { event_handlers, ..app() })).expect("a plan");
-    let hook = |when, argv: &[&str]| Hook { when, argv: argv.iter().map(|word| (*word).to_owned()).collect() };
+    let hook =
+        |when, argv: &[&str]| Hook { when, argv: argv.iter().map(|word| (*word).to_owned()).collect() };
     let expected =
         [hook(HookTime::PostStop, &["/bin/after", "x"]), hook(HookTime::PreStart, &["/bin/before"])];
     assert_eq!(made.hooks, expected);

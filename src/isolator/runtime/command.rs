@@ -14,7 +14,9 @@ pub enum CommandError {
     #[error("No executable is found: neither the image (Entrypoint, Cmd) nor the command names one")]
     NoExecutable,
     /// Of an Appc image.
-    #[error("No executable is found: neither image {image} (app.exec of its manifest) nor the command names one")]
+    #[error(
+        "No executable is found: neither image {image} (app.exec of its manifest) nor the command names one"
+    )]
     NoExec {
         /// Which.
         image: AppcName,
@@ -79,9 +81,11 @@ pub(super) fn of_appc(
     replace: bool,
 ) -> Result<Argv, CommandError> {
     let as_docker = match manifest.app.as_ref().map(|app| app.exec.as_slice()) {
-        Some([program, rest @ ..]) => {
-            RuntimeConfig { entrypoint: vec![program.clone()], cmd: rest.to_vec(), ..RuntimeConfig::default() }
-        }
+        Some([program, rest @ ..]) => RuntimeConfig {
+            entrypoint: vec![program.clone()],
+            cmd: rest.to_vec(),
+            ..RuntimeConfig::default()
+        },
         _ => RuntimeConfig::default(),
     };
     argv(command, Some(&as_docker), replace).map_err(|error| match error {
@@ -157,9 +161,8 @@ mod tests {
             arguments: list(arguments),
             ..CommandSpec::default()
         };
-        let manifest = crate::isolator::appc::sample(
-            exec.map(|exec| App { exec: list(exec), ..App::default() }),
-        );
+        let manifest =
+            crate::isolator::appc::sample(exec.map(|exec| App { exec: list(exec), ..App::default() }));
         of_appc(&command, &manifest, replace).map(|argv| argv.argv)
     }
 

@@ -179,9 +179,8 @@ impl Runtime {
         asked: Asked,
     ) -> Result<(), IsolatorError> {
         let failed = |error| refused(self.name(), &context.id, error);
-        let user = self
-            .user(context, asked.user)
-            .map_err(|error| refused(self.name(), &context.id, error))?;
+        let user =
+            self.user(context, asked.user).map_err(|error| refused(self.name(), &context.id, error))?;
         let (directory, must_exist) = self.directory(context, asked.directory).map_err(failed)?;
         let Credentials { uid, gid, .. } = user.credentials;
         if !self.ids.has_uid(uid) || !self.ids.has_gid(gid) {

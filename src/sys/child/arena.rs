@@ -90,13 +90,18 @@ impl Scene {
     /// Bytes it takes at most.
     fn room(&self) -> usize {
         let strings = [&self.candidates, &self.argv, &self.environment].map(|array| {
-            let bytes: usize = array.strings.iter().map(|text| text.as_bytes_with_nul().len() + ALIGNED).sum();
+            let bytes: usize =
+                array.strings.iter().map(|text| text.as_bytes_with_nul().len() + ALIGNED).sum();
             bytes + array.pointers.len() * size_of::<*const c_char>() + ALIGNED
         });
-        let groups: usize = self.ops.iter().map(|op| match op {
-            Op::Groups(groups) => groups.count * size_of::<libc::gid_t>() + ALIGNED,
-            _ => 0,
-        }).sum();
+        let groups: usize = self
+            .ops
+            .iter()
+            .map(|op| match op {
+                Op::Groups(groups) => groups.count * size_of::<libc::gid_t>() + ALIGNED,
+                _ => 0,
+            })
+            .sum();
         self.ops.len() * size_of::<Op>() + ALIGNED + groups + strings.iter().sum::<usize>()
     }
 
@@ -113,7 +118,8 @@ impl Scene {
 }
 
 fn array(array: &StringArray, arena: &mut Arena) -> Option<*const *const c_char> {
-    let text = |text: &CStr, arena: &mut Arena| arena.put(text.to_bytes_with_nul().to_vec()).map(<*const u8>::cast);
+    let text =
+        |text: &CStr, arena: &mut Arena| arena.put(text.to_bytes_with_nul().to_vec()).map(<*const u8>::cast);
     let mut pointers = array.strings.iter().map(|one| text(one, arena)).collect::<Option<Vec<_>>>()?;
     pointers.push(std::ptr::null());
     arena.put(pointers)

@@ -28,7 +28,6 @@ pub(super) fn run(
     state: &mut State,
 ) -> ! {
     harden(maps, story.capabilities);
-    tell(report, Report { stage: stage::HOOKS_BEGIN, index: 0, detail: 0, errno: 0 });
     for number in 0..story.before {
         let Attended { ended, all } = hook(&story, number, number, report, state);
         if all || ended != 0 {
@@ -57,17 +56,30 @@ pub(super) fn run(
     ends.end(ended)
 }
 
-/// Runs a hook to its end.
+/// Runs a hook to its end. With the first, all that precedes hooks is done, which is told before it does anything.
 fn hook(story: &Seen, process: usize, number: usize, report: RawFd, state: &mut State) -> Attended {
-    let number = if process < story.before { number } else { story.before + number };
+    let after = process > story.before;
+    let number = if after { story.before + number } else { number } as u32;
+    let failed = |errno| {
+        tell(report, Report { stage: stage::HOOK, index: number, detail: 0, errno });
+        Attended { ended: FAILED, all: false }
+    };
+    let Ok(go) = pipe() else { return failed(errno()) };
     match fork() {
-        0 => task::run(&story.process(process), Role::Hook { number: number as u32 }, report, state),
-        child if child < 0 => {
-            let failed = Report { stage: stage::HOOK, index: number as u32, detail: 0, errno: errno() };
-            tell(report, failed);
-            Attended { ended: FAILED, all: false }
+        0 => {
+            // Or its own end would keep it waiting.
+            close(go[1]);
+            task::run(&story.process(process), Role::Hook { number, go: go[0] }, report, state)
         }
-        child => attend(child),
+        child if child < 0 => failed(errno()),
+        child => {
+            if number == 0 && !after {
+                tell(report, Report { stage: stage::HOOKS_BEGIN, index: 0, detail: 0, errno: 0 });
+            }
+            close(go[0]);
+            close(go[1]);
+            attend(child)
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use std::os::fd::RawFd;
 use libc::{c_int, c_long, c_ulong, pid_t};
 
 use super::{
-    ORDER_KILL_ALL, ORDER_SIGNAL, ORDER_SIGNAL_TASK, Process, Program, Report, State, Story, close, errno, exit,
-    fork, give_up, hooks, perform_all, pipe, prctl, shed, stage, task,
+    ORDER_KILL_ALL, ORDER_SIGNAL, ORDER_SIGNAL_TASK, Process, Program, Report, State, Story, close, errno,
+    exit, fork, give_up, hooks, perform_all, pipe, prctl, shed, stage, task,
 };
 
 /// What the first process of a launch does, from clone to its end.
@@ -42,7 +42,8 @@ pub(crate) fn run(program: &mut Program) -> ! {
 
     let mut state = State { terminal: -1 };
     let report = program.report;
-    if let Err(failed) = perform_all(&program.before_fork, &mut program.slots, &mut state, stage::BEFORE_FORK) {
+    if let Err(failed) = perform_all(&program.before_fork, &mut program.slots, &mut state, stage::BEFORE_FORK)
+    {
         give_up(report, failed);
     }
     // SAFETY: a number.

@@ -223,7 +223,7 @@ pub(crate) mod stage {
     pub(crate) const EXEC: u32 = 2;
     /// The fork itself.
     pub(crate) const FORK: u32 = 3;
-    /// No failure: all ops before the fork are done, hooks begin.
+    /// No failure: all ops before the fork are done, the first pre-start hook is about to be executed.
     pub(crate) const HOOKS_BEGIN: u32 = 4;
     /// No failure: all pre-start hooks ended well, the command is forked.
     pub(crate) const COMMAND_BEGINS: u32 = 5;

@@ -6,8 +6,8 @@ use std::os::fd::RawFd;
 use libc::{c_int, c_ulong};
 
 use super::{
-    Detail, EMPTY, Fault, Missing, NOT_STARTED, Outcome, Process, Report, State, call, close, errno, exit, mounts,
-    perform_all, prctl, stage, tell, walk,
+    Detail, EMPTY, Fault, Missing, NOT_STARTED, Outcome, Process, Report, State, call, close, errno, exit,
+    mounts, perform_all, prctl, stage, tell, walk,
 };
 
 /// Whose process it is, for its reports.
@@ -21,17 +21,23 @@ pub(super) enum Role {
     },
     Hook {
         number: u32,
+        /// At its end when it may begin.
+        go: RawFd,
     },
 }
 
 /// Goes through the ops of a process and becomes what it is to execute, or reports why not.
 pub(super) fn run(process: &Process, role: Role, report: RawFd, state: &mut State) -> ! {
+    if let Role::Hook { go, .. } = role {
+        await_end(go);
+    }
     // SAFETY: so many ops lie there, in the program or the arena, which outlive this process's use of them.
     let ops = unsafe { std::slice::from_raw_parts(process.ops, process.ops_count) };
     let failed = match perform_all(ops, &mut [], state, stage::TASK) {
         Ok(()) => {
             if let Role::Command { go, .. } = role {
-                await_hardened(go);
+                // The supervisor is what the command may meet: without our capabilities, memory and descriptors.
+                await_end(go);
             }
             Report { stage: stage::EXEC, index: 0, detail: 0, errno: execute(process) }
         }
@@ -48,7 +54,7 @@ pub(super) fn run(process: &Process, role: Role, report: RawFd, state: &mut Stat
             tell(report, failed);
         }
         // Which op it was matters little; which hook, much.
-        Role::Hook { number } => tell(report, Report { stage: stage::HOOK, index: number, ..failed }),
+        Role::Hook { number, .. } => tell(report, Report { stage: stage::HOOK, index: number, ..failed }),
     }
     exit(code)
 }
@@ -69,8 +75,8 @@ pub(super) fn was_executed(status: RawFd) -> bool {
     unsafe { libc::fstat(status, &mut stat) != 0 || stat.st_size <= MARK_AT }
 }
 
-/// Waits until the supervisor is what the command may meet: without our capabilities, memory and descriptors.
-fn await_hardened(pipe: RawFd) {
+/// Waits until the supervisor has closed its end.
+fn await_end(pipe: RawFd) {
     let mut byte = 0u8;
     loop {
         // SAFETY: writes at most one byte; none is ever sent.
