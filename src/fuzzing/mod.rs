@@ -43,6 +43,11 @@ pub fn challenge(bytes: &[u8]) {
     crate::puller::registry::fuzzing::challenge(bytes);
 }
 
+/// See `puller/appc/fuzzing.rs`.
+pub fn discovery(bytes: &[u8]) {
+    crate::puller::appc::fuzzing::discovery(bytes);
+}
+
 /// See `puller/registry/fuzzing.rs`.
 pub fn hosts(bytes: &[u8]) {
     crate::puller::registry::fuzzing::hosts(bytes);
@@ -62,11 +67,12 @@ pub fn archive(bytes: &[u8]) {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("archive", archive),
     ("blob", blob),
     ("challenge", challenge),
     ("config", config),
+    ("discovery", discovery),
     ("docker_config", docker_config),
     ("hosts", hosts),
     ("inflate", inflate),
