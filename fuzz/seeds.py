@@ -385,6 +385,20 @@ def texts():
     ]
     for number, text in enumerate(configs):
         write("docker_config", f"{number:02}", text)
+    tag = "<meta name='ac-discovery' content='e.com https://s.test/{os}/{arch}/{name}-{version}.{ext}'>"
+    pages = [
+        f"<!DOCTYPE html>\n<html><head><title>x</title>{tag}</head><body>{tag}</body></html>",
+        f"{tag}<meta content=\"e.com/a https&#58;//k.test/keys&amp;x\" data-x NAME=AC-DISCOVERY-PUBKEYS />",
+        f"<!-- {tag} --><script>var x = '{tag}'</script><style>{tag}</style><template>{tag}</template>{tag}",
+        f"<textarea>{tag}</textarea><noscript>{tag}</noscript><x a=\"{tag}\"><![CDATA[{tag}]]><!--{tag}",
+        "<meta name=ac-discovery content=a><meta name=ac-discovery content='a b c'><meta name=ac-discovery>",
+        "https://{name}-{version}-{os}-{arch}.{ext}\ne.com/a:1.2,os=linux,arch=amd64\nhttps://s.test:8443/acis/",
+        "http://s.test/{name,version}/{flavour}.{ext}?x={arch}\na.b/c:1%2F..%2F2,os=..,arch=x%25,flavour=?#@\nfile:///srv/a%20b",
+        "hdfs://s.test/{+name}{?os}.{ext}\ne.com\n/srv/acis/",
+        "https://{version}:80/{ext}\n[::1]/a\nhttp://[::1]:80",
+    ]
+    for number, text in enumerate(pages):
+        write("discovery", f"{number:02}", text)
     paths = [
         "a/b", "./a//b/./c/", "/etc/passwd", "..", "a/../b", "...", ".wh.a", "d/.wh..hidden", ".wh..wh..opq", ".wh..wh.plnk",
         ".wh.", ".wh..", ".wh...", ".wh.../x", "a/.wh.b/c", ".wh..wh.", ".wh..wh..wh.x", ".", "", "///", "a\0b", "\xff",

@@ -46,6 +46,11 @@ pub fn challenge(bytes: &[u8]) {
     crate::puller::registry::fuzzing::challenge(bytes);
 }
 
+/// See `puller/appc/fuzzing.rs`.
+pub fn discovery(bytes: &[u8]) {
+    crate::puller::appc::fuzzing::discovery(bytes);
+}
+
 /// See `puller/registry/fuzzing.rs`.
 pub fn hosts(bytes: &[u8]) {
     crate::puller::registry::fuzzing::hosts(bytes);
@@ -75,13 +80,14 @@ pub fn signature(bytes: &[u8]) {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target by the name of its file in `fuzz/fuzz_targets/`.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ("aci", aci),
     ("appc_manifest", appc_manifest),
     ("archive", archive),
     ("blob", blob),
     ("challenge", challenge),
     ("config", config),
+    ("discovery", discovery),
     ("docker_config", docker_config),
     ("hosts", hosts),
     ("inflate", inflate),

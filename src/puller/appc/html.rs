@@ -97,3 +97,77 @@ impl Page {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn templates(html: &str) -> Vec<String> {
+        let tags = Page::parse(html.as_bytes()).templates.into_iter();
+        tags.map(|tag| format!("{} {}", tag.prefix, tag.what)).collect()
+    }
+
+    #[test]
+    fn tags_are_found_however_they_are_written() {
+        for html in [
+            "<meta name=\"ac-discovery\" content=\"p t\">",
+            "<META CONTENT='p t' NAME='AC-Discovery'/>",
+            "<meta\n\tname=ac-discovery\n\tcontent=p&#32;t\n>",
+            "<!doctype html><html><head lang=x><meta charset=utf-8><meta property=x name=\" ac-discovery \" content=\" p\n t \">",
+            "<meta name=ac&#45;discovery content='p&Tab;&#x74;'>",
+            "hello <p> <meta name=ac-discovery content='p t' content='q u' name=x>",
+            "<script>if (a </b/ c) {}</script><meta name=ac-discovery content='p t'>",
+            "<meta name=ac-discovery content='p t' </head>",
+        ] {
+            assert_eq!(templates(html), ["p t"], "{html}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_tag_or_not_of_the_head_is_none() {
+        let tag = "<meta name=ac-discovery content='p t'>";
+        for html in [
+            format!("<!-- {tag} -->"),
+            format!("<!--> --> <!-- --!{tag}-->"),
+            format!("<script>\"{tag}\"</script>"),
+            format!("<script><!-- <script> </script> {tag} --></script>"),
+            format!("<style>{tag}</style><title>{tag}</title><textarea>{tag}</textarea>"),
+            format!("<template><template></template>{tag}</template>"),
+            // As with a browser that runs scripts.
+            format!("<noscript>{tag}</noscript>"),
+            format!("</head>{tag}"),
+            format!("<BODY class=x>{tag}"),
+            format!("<a title=\"{tag}\">"),
+            tag.replace('<', "&lt;"),
+            tag[..tag.len() - 1].to_owned(),
+            "<metaname=ac-discovery content='p t'>".to_owned(),
+            "<meta name=ac-discovery-x content='p t'>".to_owned(),
+            "<meta http-equiv=ac-discovery content='p t'>".to_owned(),
+        ] {
+            assert_eq!(templates(&html), [] as [&str; 0], "{html}");
+        }
+    }
+
+    #[test]
+    fn contents_are_two_words_and_there_are_not_too_many() {
+        let page = Page::parse(
+            b"<meta name=ac-discovery content=p><meta name=ac-discovery-pubkeys content='p k'>\
+              <meta name=ac-discovery content='p t u'><meta name=ac-discovery>",
+        );
+        assert_eq!((page.templates.len(), page.keys.len(), page.malformed), (0, 1, 3));
+        let many = "<meta name=ac-discovery content='p t'>".repeat(TAGS_MAX + 5);
+        assert_eq!(templates(&many).len(), TAGS_MAX);
+        assert_eq!(templates("<meta name=ac-discovery content='p \u{fffd}'>"), ["p \u{fffd}"]);
+    }
+
+    #[test]
+    fn a_prefix_ends_where_a_part_of_the_name_does() {
+        let matches = |prefix: &str, name| Tag { prefix: prefix.into(), what: String::new() }.matches(name);
+        for prefix in ["e.com", "e.com/", "e.com/a", "e.com/a/b"] {
+            assert!(matches(prefix, "e.com/a/b"), "{prefix}");
+        }
+        for prefix in ["", "/", "e", "e.co", "e.com/a/", "e.com/ab", "e.com/a/b/c", "E.com", "com/a"] {
+            assert_eq!(matches(prefix, "e.com/a/b"), prefix == "e.com/a/", "{prefix}");
+        }
+    }
+}

@@ -15,6 +15,8 @@ mod discover;
 mod error;
 mod fetch;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod html;
 mod prefix;
 mod puller;

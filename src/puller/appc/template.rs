@@ -141,8 +141,7 @@ pub(super) fn expand(
         let expression = rest[at..].strip_prefix('{').and_then(|rest| rest.split_once('}'));
         let (expression, after) = expression.ok_or(AddressError::Brace)?;
         let simple = |variable: &str| {
-            !variable.is_empty()
-                && variable.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~/".contains(&b))
+            !variable.is_empty() && variable.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
         };
         for (nth, variable) in expression.split(',').enumerate() {
             if !simple(variable) {
@@ -221,4 +220,90 @@ pub(super) fn address(text: &str) -> Result<Uri, AddressError> {
     let text = text.split('#').next().unwrap_or_default();
     let address = text.parse::<Uri>().map_err(|_| AddressError::Address { why: "it is malformed" })?;
     location::checked(address).map_err(|why| AddressError::Address { why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> AppcName {
+        text.parse().unwrap()
+    }
+
+    fn by(template: &str, text: &str) -> Result<String, AddressError> {
+        expand(template, &name(text), ARCHIVE, Scheme::Https).map(|address| address.to_string())
+    }
+
+    const NAME: &str = "example.com/reduce-worker:1.0.0,os=linux,arch=amd64";
+
+    #[test]
+    fn the_examples_of_the_specification_come_out() {
+        let template = "https://storage.example.com/{os}/{arch}/{name}-{version}.{ext}";
+        let address =
+            |extension| expand(template, &name(NAME), extension, Scheme::Https).unwrap().to_string();
+        let expected = "https://storage.example.com/linux/amd64/example.com/reduce-worker-1.0.0.aci";
+        assert_eq!((address(ARCHIVE), address(SIGNATURE)), (expected.to_owned(), format!("{expected}.asc")));
+        let simple = simple_at_host(Scheme::Https, &name(NAME), ARCHIVE).unwrap();
+        assert_eq!(simple, "https://example.com/reduce-worker-1.0.0-linux-amd64.aci");
+        assert_eq!(by("https://{name}-{version}-{os}-{arch}.{ext}", NAME).unwrap(), simple.to_string());
+    }
+
+    #[test]
+    fn simple_expansions_are_those_of_rfc_6570() {
+        // Section 3.2.2: values are escaped but for the unreserved; the name is the specification's exception.
+        assert_eq!(by("https://h/{version}.{ext}", "a:x+y%20z,b=1").unwrap(), "https://h/x%2By%20z.aci");
+        assert_eq!(by("https://h/{os,arch}.{ext}", NAME).unwrap(), "https://h/linux,amd64.aci");
+        assert_eq!(
+            by("https://h/{flavour}.{ext}", "a,flavour=ü/?#").unwrap(),
+            "https://h/%C3%BC%2F%3F%23.aci"
+        );
+        assert_eq!(
+            by("https://h/{version}/{ext}?x={name}#frag", "a.b/c").unwrap(),
+            "https://h/latest/aci?x=a.b/c"
+        );
+        assert_eq!(by("HTTPS://h/{ext}", "a").unwrap(), "https://h/aci");
+        for expression in ["+name", "?os", "/os", "name:3", "name*", "", "os,", " os", "{os"] {
+            let error = by(&format!("https://h/{{{expression}}}.{{ext}}"), NAME).unwrap_err();
+            assert!(matches!(error, AddressError::Expression { .. }), "{expression}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_address_says_why() {
+        for template in ["https://h/{name", "https://h/name}.{ext}"] {
+            assert!(matches!(by(template, NAME), Err(AddressError::Brace)), "{template}");
+        }
+        assert_eq!(by("https://h/{name}.aci", NAME), Err(AddressError::NoExtension));
+        assert!(matches!(by("https://h/{flavour}.{ext}", NAME), Err(AddressError::NoLabel { .. })));
+        for value in [".", ".."] {
+            let error = by("https://h/{version}/x.{ext}", &format!("a:{value}")).unwrap_err();
+            assert!(matches!(error, AddressError::Label { .. }), "{error}");
+        }
+        for template in ["hdfs://h/{ext}", "ftp://h/{ext}", "{ext}", "h/{ext}"] {
+            let error = by(template, NAME).unwrap_err();
+            assert!(matches!(error, AddressError::Scheme { .. } | AddressError::Address { .. }), "{error}");
+        }
+        for template in ["https:///{ext}", "https://u@h/{ext}", "https://h /{ext}", "https://h:x/{ext}"] {
+            assert!(matches!(by(template, NAME), Err(AddressError::Address { .. })), "{template}");
+        }
+        assert_eq!(by("http://h/{ext}", NAME), Err(AddressError::Downgrade));
+        assert!(expand("http://h/{ext}", &name(NAME), ARCHIVE, Scheme::Http).is_ok());
+        assert_eq!(by(&format!("https://h/{{ext}}{}", "x".repeat(9000)), NAME), Err(AddressError::TooLong));
+        let long = "{name}".repeat(1000);
+        assert_eq!(by(&format!("https://h/{{ext}}{long}"), NAME), Err(AddressError::TooLong));
+    }
+
+    #[test]
+    fn simple_discovery_needs_all_labels_and_a_path() {
+        let at_host = |text| simple_at_host(Scheme::Https, &name(text), ARCHIVE);
+        assert!(
+            matches!(at_host("e.com/a,os=linux"), Err(AddressError::NoLabel { label, .. }) if label == "arch")
+        );
+        assert!(matches!(at_host("a,os=linux,arch=x"), Err(AddressError::NoPath { .. })));
+        let below = simple_below("http://h:81/x/", &name("a,os=linux,arch=x"), SIGNATURE).unwrap();
+        assert_eq!(below, "http://h:81/x/a-latest-linux-x.aci.asc");
+        let path = |text| simple_path(Path::new("/srv"), &name(text));
+        assert_eq!(path(NAME).unwrap(), Path::new("/srv/example.com/reduce-worker-1.0.0-linux-amd64.aci"));
+        assert!(matches!(path("a:1%2F2,os=x,arch=y"), Err(AddressError::Label { .. })));
+    }
 }

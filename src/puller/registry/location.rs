@@ -3,6 +3,7 @@
 //! Pure. Whether to go there is decided by `http`.
 
 use hyper::Uri;
+use hyper::http::uri::Authority;
 
 const OTHER_SCHEME: &str = "it is neither http nor https";
 
@@ -45,9 +46,15 @@ pub(in crate::puller) fn checked(address: Uri) -> Result<Uri, &'static str> {
     match address.authority() {
         Some(authority) if authority.as_str().contains('@') => Err("it has a user name in it"),
         Some(authority) if authority.host().is_empty() => Err("it has no host"),
+        Some(authority) if has_strange_port(authority) => Err("its port is no number"),
         Some(_) => Ok(address),
         None => Err("it has no host"),
     }
+}
+
+fn has_strange_port(authority: &Authority) -> bool {
+    let rest = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    !matches!(rest, "" | ":") && authority.port_u16().is_none()
 }
 
 /// `host[:port]` of an address, for messages; never its query, which may be a signature.
@@ -95,6 +102,8 @@ mod tests {
             "javascript:alert(1)",
             "https://u:p@h/x",
             "http://",
+            "http://h:port/x",
+            "http://h:70000/x",
             "https:///x",
             "http://h\\x/",
             "/with space",
