@@ -92,6 +92,23 @@ fn subkeys_sign_if_both_keys_say_so() {
 }
 
 #[test]
+fn keys_of_version_6_sign_as_those_of_version_4() {
+    let shape = || Shape { v6: true, ..Shape::new(1) };
+    check(shape(), manner()).unwrap();
+    let subkey = || Shape { signs: false, subkey: Some(SubkeyShape::default()), ..shape() };
+    check(subkey(), Manner { by_subkey: true, ..manner() }).unwrap();
+    refused(check(subkey(), manner()), "not for signing data");
+    refused(check(Shape { revoked: true, ..shape() }, manner()), "has been revoked");
+    refused(check(Shape { expires: Some(86_400), ..shape() }, manner()), "has expired");
+    refused(check(Shape { self_signed: false, ..shape() }, manner()), "no valid self-signature");
+    let key = shape().make();
+    assert_eq!(key.fingerprint().len(), 64);
+    let bench = Bench::new();
+    bench.trust(None, &key.armored());
+    refused(bench.check(b"another", &key.sign(ACI)), "was changed");
+}
+
+#[test]
 fn nobody_can_take_the_subkey_of_somebody_else() {
     let theirs = Shape { subkey: Some(SubkeyShape::default()), ..Shape::new(1) }.make();
     let mut thief = Shape::new(2).make();

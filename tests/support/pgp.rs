@@ -54,6 +54,8 @@ pub(crate) struct Shape {
     pub(crate) user_id: String,
     pub(crate) self_signed: bool,
     pub(crate) subkey: Option<SubkeyShape>,
+    /// Of version 6, as RFC 9580 has it.
+    pub(crate) v6: bool,
 }
 
 impl Shape {
@@ -67,22 +69,26 @@ impl Shape {
             user_id: format!("Signer {seed} <signer{seed}@example.com>"),
             self_signed: true,
             subkey: None,
+            v6: false,
         }
     }
 
     pub(crate) fn make(self) -> Key {
-        let (public, params) = material(self.seed, self.created);
+        let (public, params) = material(self.seed, self.created, self.v6);
         let primary = PublicKey::from_inner(public).unwrap();
         let secret = SecretKey::new(primary.clone(), params).unwrap();
         let mut more = vec![SubpacketData::KeyFlags(flags(self.signs))];
         more.extend(self.expires.map(|end| SubpacketData::KeyExpirationTime(Duration::from_secs(end))));
         let config = |kind, more| config(&secret, kind, HashAlgorithm::Sha256, self.created, more);
         let id = UserId::from_str(Default::default(), &self.user_id).unwrap();
-        let certification = config(SignatureType::CertPositive, more)
+        let certification = config(SignatureType::CertPositive, more.clone())
             .sign_certification(&secret, &primary, &Password::empty(), Tag::UserId, &id)
             .unwrap();
-        let mut users = Vec::new();
-        if self.self_signed {
+        let (mut users, mut direct) = (Vec::new(), Vec::new());
+        if self.v6 && self.self_signed {
+            let config = config(SignatureType::Key, more);
+            direct.push(config.sign_key(&secret, &Password::empty(), &primary).unwrap());
+        } else if self.self_signed {
             users.push(SignedUser::new(id, vec![certification]));
         }
         let mut revocations = Vec::new();
@@ -95,7 +101,7 @@ impl Shape {
         let (subsecret, subpublic) = subkey.unzip();
         let public = SignedPublicKey::new(
             primary,
-            SignedKeyDetails::new(revocations, vec![], users, vec![]),
+            SignedKeyDetails::new(revocations, direct, users, vec![]),
             subpublic.into_iter().collect(),
         );
         Key { secret, subkey: subsecret, public }
@@ -108,7 +114,7 @@ fn subkey(
     secret: &SecretKey,
     primary: &PublicKey,
 ) -> (SecretSubkey, SignedPublicSubKey) {
-    let (public, params) = material(shape.seed ^ 0x80, shape.created);
+    let (public, params) = material(shape.seed ^ 0x80, shape.created, shape.v6);
     let public = PublicSubkey::from_inner(public).unwrap();
     let subsecret = SecretSubkey::new(public.clone(), params).unwrap();
     let nothing = Password::empty();
@@ -132,7 +138,14 @@ fn subkey(
     (subsecret, SignedPublicSubKey::new(public, signatures))
 }
 
-fn material(seed: u8, created: u32) -> (PubKeyInner, SecretParams) {
+fn material(seed: u8, created: u32, v6: bool) -> (PubKeyInner, SecretParams) {
+    if v6 {
+        let secret = Ed25519::try_from_bytes([seed; 32], Mode::Ed25519).unwrap();
+        let params = PublicParams::Ed25519((&secret).into());
+        let (algorithm, created) = (PublicKeyAlgorithm::Ed25519, Timestamp::from_secs(created));
+        let public = PubKeyInner::new(KeyVersion::V6, algorithm, created, None, params).unwrap();
+        return (public, SecretParams::Plain(PlainSecretParams::Ed25519(secret)));
+    }
     let secret = Ed25519::try_from_bytes([seed; 32], Mode::EdDSALegacy).unwrap();
     let params = PublicParams::EdDSALegacy((&secret).into());
     let algorithm = PublicKeyAlgorithm::EdDSALegacy;
@@ -155,15 +168,21 @@ fn config(
     created: u32,
     more: Vec<SubpacketData>,
 ) -> SignatureConfig {
-    let mut config = SignatureConfig::v4(kind, key.algorithm(), hash);
+    let v6 = key.version() == KeyVersion::V6;
+    let mut config = match v6 {
+        false => SignatureConfig::v4(kind, key.algorithm(), hash),
+        true => SignatureConfig::v6_with_salt(kind, key.algorithm(), hash, vec![7; hash.salt_len().unwrap()]),
+    };
     let always = [
         SubpacketData::IssuerFingerprint(key.fingerprint()),
         SubpacketData::SignatureCreationTime(Timestamp::from_secs(created)),
     ];
     config.hashed_subpackets =
         always.into_iter().chain(more).map(|data| Subpacket::regular(data).unwrap()).collect();
-    config.unhashed_subpackets =
-        vec![Subpacket::regular(SubpacketData::IssuerKeyId(key.legacy_key_id())).unwrap()];
+    if !v6 {
+        config.unhashed_subpackets =
+            vec![Subpacket::regular(SubpacketData::IssuerKeyId(key.legacy_key_id())).unwrap()];
+    }
     config
 }
 

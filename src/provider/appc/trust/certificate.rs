@@ -8,9 +8,10 @@
 //! SHA-1 is taken in what a key says of itself, and only there: keys from the time of Appc have nothing else, and to
 //! forge such a statement one must find a second preimage, which nobody can; the fingerprint of such a key is SHA-1, too.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pgp::composed::{Deserializable, SignedPublicKey};
+use pgp::composed::{ArmorOptions, Deserializable, SignedPublicKey, SignedPublicSubKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType, SubpacketData};
 use pgp::ser::Serialize;
@@ -90,9 +91,16 @@ pub fn read_keys(text: &[u8], from: &str) -> Result<Vec<Certificate>, TrustError
         Ok(keys)
     };
     let keys = |source| TrustError::Keys { from: from.to_owned(), source };
-    // A reader of foreign bytes that fails must not take more down than what it reads.
-    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| super::panicked(from, panic.as_ref()))?.map_err(keys)
+    guarded(read).map_err(|panic| super::panicked(from, panic.as_ref()))?.map_err(keys)
 }
+
+/// Does something with what rPGP made of foreign bytes: if it fails, no more than that fails.
+pub(super) fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
+    catch_unwind(AssertUnwindSafe(act))
+}
+
+/// What is said of a key that rPGP read and then failed on.
+const FAILS: &str = "the reader of OpenPGP fails on it";
 
 impl Certificate {
     /// The fingerprint of the primary key: hexadecimal, lower case.
@@ -107,6 +115,10 @@ impl Certificate {
 
     /// The user IDs that the key itself vouches for and has not revoked.
     pub fn user_ids(&self) -> Vec<String> {
+        guarded(|| self.vouched()).unwrap_or_default()
+    }
+
+    fn vouched(&self) -> Vec<String> {
         let primary = &self.key.primary_key;
         let users = self.key.details.users.iter().filter(|user| {
             newest(&user.signatures, |signature| {
@@ -119,7 +131,7 @@ impl Certificate {
 
     /// When the primary key ends, in seconds since 1970, if it does.
     pub fn expires(&self) -> Option<u64> {
-        self.end(&self.statements())
+        guarded(|| self.end(&self.statements())).unwrap_or_default()
     }
 
     fn end(&self, statements: &[&Signature]) -> Option<u64> {
@@ -131,7 +143,8 @@ impl Certificate {
     /// Whether the primary key has taken itself back.
     pub fn is_revoked(&self) -> bool {
         let primary = &self.key.primary_key;
-        self.key.details.revocation_signatures.iter().any(|signature| signature.verify_key(primary).is_ok())
+        let revocations = &self.key.details.revocation_signatures;
+        guarded(|| revocations.iter().any(|signature| signature.verify_key(primary).is_ok())).unwrap_or(true)
     }
 
     /// Whether anything could be verified by it.
@@ -139,8 +152,10 @@ impl Certificate {
     /// # Errors
     /// Why nothing can.
     pub fn usable(&self, now: u64) -> Result<(), Unfit> {
+        let components = guarded(|| self.components(now, |_, _| true));
+        let components = components.map_err(|_| Unfit::Weak(FAILS.to_owned()))?;
         let mut why = Unfit::NotForSigning;
-        for component in self.components(now) {
+        for component in components {
             match component.fit {
                 Ok(()) => return Ok(()),
                 Err(Unfit::NotForSigning) => {}
@@ -152,26 +167,35 @@ impl Certificate {
 
     /// The key with all that belongs to it, in armour.
     pub(super) fn armored(&self) -> Result<Vec<u8>, FormatError> {
-        self.key
-            .to_armored_bytes(pgp::composed::ArmorOptions::default())
-            .map_err(|error| FormatError::Packets(super::pgp_text(&error)))
+        let armored = guarded(|| self.key.to_armored_bytes(ArmorOptions::default()));
+        let armored = armored.map_err(|_| FormatError::Malformed(FAILS))?;
+        armored.map_err(|error| FormatError::Packets(super::pgp_text(&error)))
     }
 
-    /// The keys of it that a signature may name, and whether they may have made one.
-    pub(super) fn components(&self, now: u64) -> Vec<Component<'_>> {
-        let primary = &self.key.primary_key;
+    /// Those of its keys that are meant by fingerprint and ID, and whether they may have made a signature.
+    pub(super) fn components(&self, now: u64, meant: impl Fn(&str, &str) -> bool) -> Vec<Component<'_>> {
+        let is_meant = |component: &Component<'_>| meant(&component.fingerprint, &component.key_id);
+        let primary = component(&self.key.primary_key);
+        let subkeys = self.key.public_subkeys.iter().map(|subkey| (component(&subkey.key), Some(subkey)));
+        let mut meant: Vec<_> = [(primary, None)]
+            .into_iter()
+            .chain(subkeys)
+            .filter(|(component, _)| is_meant(component))
+            .collect();
+        if meant.is_empty() {
+            // Nothing more need be known of it, and to know it takes time.
+            return Vec::new();
+        }
         let statements = self.statements();
         let standing = self.primary_standing(&statements, now);
-        let fit = standing.clone().and_then(|()| match signs(&statements) {
-            true => Ok(()),
-            false => Err(Unfit::NotForSigning),
-        });
-        let mut components = vec![component(primary, fit)];
-        for subkey in &self.key.public_subkeys {
-            let fit = standing.clone().and_then(|()| self.subkey_standing(subkey, now));
-            components.push(component(&subkey.key, fit));
+        for (component, subkey) in &mut meant {
+            component.fit = standing.clone().and_then(|()| match subkey {
+                Some(subkey) => self.subkey_standing(subkey, now),
+                None if signs(&statements) => Ok(()),
+                None => Err(Unfit::NotForSigning),
+            });
         }
-        components
+        meant.into_iter().map(|(component, _)| component).collect()
     }
 
     /// The newest valid signatures by which the key speaks of itself as a whole.
@@ -209,7 +233,7 @@ impl Certificate {
         }
     }
 
-    fn subkey_standing(&self, subkey: &pgp::composed::SignedPublicSubKey, now: u64) -> Result<(), Unfit> {
+    fn subkey_standing(&self, subkey: &SignedPublicSubKey, now: u64) -> Result<(), Unfit> {
         let primary = &self.key.primary_key;
         let of = |kind: SignatureType| {
             subkey.signatures.iter().filter(move |signature| {
@@ -247,14 +271,14 @@ fn signs(statements: &[&Signature]) -> bool {
     flags.max_by_key(|signature| signature.created()).is_none_or(|signature| signature.key_flags().sign())
 }
 
-fn component<K: VerifyingKey>(key: &K, fit: Result<(), Unfit>) -> Component<'_> {
+fn component<K: VerifyingKey>(key: &K) -> Component<'_> {
     Component {
         fingerprint: key.fingerprint().to_string(),
         key_id: key.legacy_key_id().to_string(),
         created: u64::from(key.created_at().as_secs()),
         version: key.version(),
         key,
-        fit,
+        fit: Err(Unfit::Unbound),
     }
 }
 

@@ -6,7 +6,6 @@
 //! those that prove nothing any more, say nothing beside a good one.
 
 use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use keelblock_actors::image::appc::AcIdentifier;
 use keelblock_actors::stop::Stop;
@@ -15,7 +14,7 @@ use pgp::packet::{SignatureVersion, SignatureVersionSpecific};
 use pgp::types::KeyVersion;
 
 use super::armor::{self, Kind};
-use super::certificate::Component;
+use super::certificate::{Component, guarded};
 use super::error::{FormatError, TrustError, Unfit};
 use super::store::StoredKey;
 use super::{CLOCK_SKEW_SECONDS, date, weak_hash};
@@ -51,11 +50,11 @@ pub(super) fn verify(
     stop: &Stop,
 ) -> Result<String, TrustError> {
     // rPGP reads bytes that anybody may have made up: if it fails, that image is refused, and nothing else happens.
-    catch_unwind(AssertUnwindSafe(|| guarded(claim, aci, keys, stop)))
+    guarded(|| unguarded(claim, aci, keys, stop))
         .unwrap_or_else(|panic| Err(super::panicked(&claim.signature.from, panic.as_ref())))
 }
 
-fn guarded(
+fn unguarded(
     claim: &Claim<'_>,
     aci: &mut dyn Read,
     keys: &[StoredKey],
@@ -159,15 +158,13 @@ fn candidate<'a>(
     let mut matching: Vec<Component<'a>> = Vec::new();
     let mut elsewhere = Vec::new();
     for stored in keys {
-        for component in stored.certificate.components(claim.now) {
-            if !names(signature, &component) {
-                continue;
-            }
-            if stored.scope.covers(claim.name) {
-                matching.push(component);
-            } else {
-                elsewhere.push((component.fingerprint, stored.scope.to_string()));
-            }
+        let components =
+            stored.certificate.components(claim.now, |fingerprint, id| names(signature, fingerprint, id));
+        if stored.scope.covers(claim.name) {
+            matching.extend(components);
+        } else {
+            let scope = || stored.scope.to_string();
+            elsewhere.extend(components.into_iter().map(|component| (component.fingerprint, scope())));
         }
     }
     if let Some((key, _)) = elsewhere.first().filter(|_| matching.is_empty()) {
@@ -241,11 +238,11 @@ fn issuer(signature: &Signature) -> Option<String> {
 }
 
 /// Whether a signature says that it is by this key.
-fn names(signature: &Signature, key: &Component<'_>) -> bool {
+fn names(signature: &Signature, fingerprint: &str, key_id: &str) -> bool {
     let fingerprints = signature.issuer_fingerprint();
     match fingerprints.is_empty() {
-        false => fingerprints.iter().any(|fingerprint| fingerprint.to_string() == key.fingerprint),
-        true => signature.issuer_key_id().iter().any(|id| id.to_string() == key.key_id),
+        false => fingerprints.iter().any(|named| named.to_string() == fingerprint),
+        true => signature.issuer_key_id().iter().any(|id| id.to_string() == key_id),
     }
 }
 
