@@ -460,5 +460,10 @@ fn the_images_of_the_fixtures_are_what_they_say() {
         assert!(!rootfs.join("lib/unused").exists(), "the whitelist of base leaves it out");
         shelf.destroy();
     }
+    // The command of the README.
+    if cfg!(target_arch = "x86_64") {
+        let run = shelf.room.keelblock(["run", "appc:keelblock.example/app:1.0.0"]).run().ok();
+        run.printed("Welcome aboard.\nMind the keel.\nkeel block mast\napp\nahoy\n");
+    }
     shelf.room.expect_no_leftovers();
 }

@@ -88,7 +88,7 @@ impl Loader {
                 let Some(record) = records.next() else { return Ok(None) };
                 let mut whole = true;
                 for layer in &record.layers {
-                    let key = keelblock_actors::image::plan::LayerKey::Diff(layer.diff_id.clone());
+                    let key = keelblock_actors::image::plan::LayerKey::Aci(layer.diff_id.clone());
                     whole = whole && store.find(&key)?.is_some();
                 }
                 if whole {

@@ -59,10 +59,13 @@ pub(super) fn labels(object: &Object<'_>) -> Result<BTreeMap<AcIdentifier, Strin
     Ok(labels)
 }
 
+/// The name of an annotation, whether a value of it is good, and what it must be.
+type Check = (&'static str, fn(&str) -> bool, &'static str);
+
 /// `annotations`.
 pub(super) fn annotations(manifest: &Object<'_>) -> Result<BTreeMap<AcIdentifier, String>, ManifestError> {
     let annotations = pairs(manifest, "annotations")?;
-    let checks: [(&str, fn(&str) -> bool, &str); 3] = [
+    let checks: [Check; 3] = [
         ("created", values::is_date, "a time as in 2014-10-27T19:32:27Z (RFC 3339)"),
         ("homepage", values::is_web_address, "an address that begins with http:// or https://"),
         ("documentation", values::is_web_address, "an address that begins with http:// or https://"),
