@@ -45,7 +45,7 @@ pub struct Limits {
     /// Entries of one layer. 10 million: an inode takes some 0.3 to 1 KB of disk.
     pub layer_entries_max: u64,
     /// Bytes of memory for the names of a layer while an image is written of it. 192 MiB: some three million names, ten
-    /// times those of the largest known layers.
+    /// times those of the largest known layers. The same for what is remembered of the paths of an ACI.
     pub layer_names_bytes_max: usize,
     /// Bytes of file content of all layers of an image that is pulled. 256 GiB: four layers of the largest size.
     pub image_bytes_max: u64,

@@ -301,13 +301,13 @@ fn one_directory_by_two_names_is_one_store() {
         appc_store_dir: appc_store_dir.map(Path::to_owned),
         ..Config::default()
     };
-    assert_eq!(config(None).store_dirs(), [main.clone()]);
-    assert_eq!(config(Some(&main)).store_dirs(), [main.clone()]);
+    assert_eq!(config(None).store_dirs(), std::slice::from_ref(&main));
+    assert_eq!(config(Some(&main)).store_dirs(), std::slice::from_ref(&main));
     assert_eq!(config(Some(&appc)).store_dirs(), [main.clone(), appc.clone()]);
     assert_eq!(config(Some(&appc)).gc_dirs().len(), 3);
     std::fs::create_dir(&main).unwrap();
     std::os::unix::fs::symlink(&main, &appc).unwrap();
-    assert_eq!(config(Some(&appc)).store_dirs(), [main.clone()]);
+    assert_eq!(config(Some(&appc)).store_dirs(), std::slice::from_ref(&main));
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl<'a> Archive<'a> {
     pub(super) fn member(&mut self, member: Member) -> Result<Option<Member>, Flaw> {
         match self.taken(&member) {
             Ok(None) => Ok(None),
-            Ok(Some((path, target))) => Ok(Some(Member { path, target, ..member })),
+            Ok(Some(Within { path, target })) => Ok(Some(Member { path, target, ..member })),
             Err(Broken::Rule(rule)) => {
                 let source = EntryError::Aci(InvalidAci { image: self.view.image_id.clone(), rule });
                 Err(Flaw::Entry { path: member.path, source })
@@ -136,8 +136,8 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// Path and target of a member that is of the layer.
-    fn taken(&mut self, member: &Member) -> Result<Option<(Vec<u8>, Vec<u8>)>, Broken> {
+    /// Where a member is that is of the layer.
+    fn taken(&mut self, member: &Member) -> Result<Option<Within>, Broken> {
         let path = clean(&member.path)?;
         if member.path.starts_with(b"/") {
             return Err(AciRule::Absolute.into());
@@ -174,8 +174,10 @@ impl<'a> Archive<'a> {
             _ => member.target.clone(),
         };
         match &mut self.aside {
-            Some(aside) if !lets_through => Ok(Some((aside.put(digest, member.content_bytes()), target))),
-            _ => Ok(Some((within.to_vec(), target))),
+            Some(aside) if !lets_through => {
+                Ok(Some(Within { path: aside.put(digest, member.content_bytes()), target }))
+            }
+            _ => Ok(Some(Within { path: within.to_vec(), target })),
         }
     }
 
@@ -256,6 +258,12 @@ impl Seen {
     fn bytes(&self) -> usize {
         self.digests.capacity() * (size_of::<u128>() + SLOT_BYTES)
     }
+}
+
+/// Paths from the root of the layer.
+struct Within {
+    path: Vec<u8>,
+    target: Vec<u8>,
 }
 
 /// Why a member cannot be taken.

@@ -7,7 +7,8 @@
 //!
 //! So a layer uses two processors and more, and takes as long as its slowest stage or as all of them on the processors
 //! there are. A layer of a few kilobytes is not worth the threads: its stages run one after the other on the caller's.
-//! Memory is two pools of buffers, what decoding needs, and one entry's headers, whatever the layer's size.
+//! Memory is two pools of buffers, what decoding needs, and one entry's headers, whatever the layer's size (and what is
+//! kept of names: by images in the making, and of ACIs).
 
 use std::cell::Cell;
 use std::io::{self, Read};
