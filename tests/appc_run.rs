@@ -206,7 +206,7 @@ fn a_pre_start_handler_that_fails_keeps_the_command_from_running() {
     let room = room("failing", failing);
     let said = run(&room, &[], &[]).run().code(125);
     assert_eq!(said.stdout(), "before\n");
-    said.failed_naming(&["pre-start", "/bin/sh", "exited with 3"]);
+    said.complained("its pre-start hook \"/bin/sh\" exited with 3");
     room.expect_no_leftovers();
 }
 
@@ -218,7 +218,7 @@ fn a_hung_handler_can_be_ended_by_a_signal_and_by_destroy() {
     let running = run(&hanging, &["--id=hung"], &[]).start();
     running.wait_for_output("hook");
     running.signal(Signal::SIGTERM);
-    running.wait().code(125).failed_naming(&["pre-start", "was ended by signal 15"]);
+    running.wait().code(125).complained("pre-start hook \"/bin/sh\" was ended by signal 15");
 
     let running = run(&hanging, &["--id=hung"], &[]).start();
     running.wait_for_output("hook");

@@ -193,7 +193,7 @@ fn capabilities(context: &LaunchContext, enforcers: &Enforcers, sets: Option<&Se
     match sets.map(|sets| sets.beyond.as_slice()) {
         None | Some([]) => enforced(),
         Some(beyond) => modified(format!(
-            "{} are beyond what images can have; allow them with --bounding_capabilities or --cap_add",
+            "images cannot have {}; allow it with --bounding_capabilities or --cap_add",
             beyond.join(", ")
         )),
     }

@@ -95,6 +95,9 @@ impl Appc {
         plan.no_new_privs |= decided.no_new_privs;
         plan.oom_score_adj = decided.oom_score_adj;
         plan.image_isolators = decided.outcomes;
+        if self.strict {
+            NotInPlace::check(&plan.image_isolators).map_err(|error| refused(NAME, &context.id, error))?;
+        }
         for isolator in &plan.image_isolators {
             let outcome = match isolator.outcome {
                 IsolatorOutcome::Enforced => {
@@ -107,9 +110,6 @@ impl Appc {
             };
             warn!(self.log, "isolator of the image is not enforced as it has it"; "container" => %context.id,
                 "isolator" => &isolator.name, "outcome" => outcome, "reason" => &isolator.why);
-        }
-        if self.strict {
-            NotInPlace::check(&plan.image_isolators).map_err(|error| refused(NAME, &context.id, error))?;
         }
         Ok(())
     }
