@@ -145,6 +145,15 @@ impl Default for Limits {
     }
 }
 
+/// What stays free when nobody says how much: see [`Limits::disk_free_min`].
+const FREE_MIN_BYTES: u64 = 64 << 20;
+
+/// Bytes that stay free on a filesystem of so many bytes, where `wanted` is [`Limits::disk_free_min`]: by default, of one that is
+/// small itself, at most a sixteenth.
+pub(crate) fn stays_free(wanted: Option<u64>, bytes_total: u64) -> u64 {
+    wanted.unwrap_or_else(|| FREE_MIN_BYTES.min(bytes_total / 16))
+}
+
 impl Limits {
     /// How many layers are unpacked at once: `unpacks_max`, or one per processor and no fewer than four registries fetch.
     pub fn unpack_threads(&self) -> usize {

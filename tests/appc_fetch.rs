@@ -494,6 +494,17 @@ fn a_full_disk_is_said_and_nothing_is_left() {
 }
 
 #[test]
+fn some_of_the_disk_stays_free() {
+    let server = serving();
+    let rig = Rig::new(&format!("http://{}/", server.host()), |settings| {
+        settings.limits.disk_free_min = Some(1 << 60);
+    });
+    let error = rig.refusal(named(NAME));
+    assert!(error.contains("1152921504606846976 are to stay so (--disk_free_min)"), "{error}");
+    assert_eq!(metrics(&rig, &server).bytes, 0);
+}
+
+#[test]
 fn a_spool_that_cannot_be_written_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("file");

@@ -42,7 +42,7 @@ use super::images::names;
 use super::layout::{Layout, fresh_name};
 use super::prune::diff_of_blob;
 use crate::gc;
-use crate::limits::Limits;
+use crate::limits::{Limits, stays_free};
 use crate::sys::lock::{self, LockKind};
 use crate::sys::space::{self, Room};
 
@@ -53,8 +53,6 @@ const STEP_BYTES: u64 = 4 << 20;
 const SUM_SHARE: u64 = 1024;
 /// What is reserved at once beyond what is needed, when an estimate was too low: an eighth of it, or 16 MiB.
 const GROWTH_BYTES_MIN: u64 = 16 << 20;
-/// What stays free when nobody says how much: see [`Limits::disk_free_min`].
-const FREE_MIN_BYTES: u64 = 64 << 20;
 /// Blocks of a filesystem.
 const BLOCK_BYTES: u64 = 4096;
 /// Bytes an inode takes. 512: ext4 256 from a table made beforehand, xfs 512, btrfs about as much in its trees.
@@ -346,8 +344,7 @@ impl Ledger {
         let failed =
             |source| StoreError::Io { act: "find the room in", path: self.layout.root().to_owned(), source };
         let mut room = space::room(dir).map_err(failed)?;
-        // By default, of a filesystem that is small itself, at most a sixteenth.
-        let keep = self.free_min.unwrap_or_else(|| FREE_MIN_BYTES.min(room.bytes_total / 16));
+        let keep = stays_free(self.free_min, room.bytes_total);
         let near = outstanding.saturating_add(keep).saturating_add(LATE_BYTES);
         if room.counts_late && room.bytes < near {
             // Under the lock: nobody tells of more that was written meanwhile.

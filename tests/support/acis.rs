@@ -276,7 +276,7 @@ fn serve(shared: &Shared, stream: &TcpStream) {
 /// Until somebody releases, or the server ends.
 fn wait(shared: &Shared, for_release: bool) {
     let released = shared.released.lock().unwrap();
-    let held = |(released, ended): &mut (usize, bool)| !*ended && !(for_release && *released > 0);
+    let held = |(released, ended): &mut (usize, bool)| !(*ended || (for_release && *released > 0));
     drop(shared.change.wait_while(released, held).unwrap());
 }
 

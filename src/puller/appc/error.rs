@@ -91,7 +91,7 @@ pub enum PlaceError {
     Read(#[source] io::Error),
     /// The spool is full.
     #[error(
-        "there is no room for it in {spool}: {needed} bytes are needed and {free} are free; remove what is not needed (keelblock prune), or put the work directory on a larger disk"
+        "there is no room for it in {spool}: {needed} bytes are needed, {free} are free, and {kept} are to stay so (--disk_free_min); remove what is not needed (keelblock prune), or put the work directory on a larger disk"
     )]
     NoRoom {
         /// The spool directory.
@@ -100,6 +100,8 @@ pub enum PlaceError {
         needed: u64,
         /// Bytes that are left.
         free: u64,
+        /// Bytes that are to stay free.
+        kept: u64,
     },
     /// The spool cannot be written.
     #[error("cannot write {path}")]

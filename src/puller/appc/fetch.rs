@@ -4,18 +4,20 @@
 //! where the server promises that it is still the same (`If-Range` with a strong validator); else it begins anew. And a
 //! signature belongs to the archive that was there when it was made: see [`fetch`].
 
+use std::io;
+use std::path::Path;
+
 use hyper::Uri;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use keelblock_actors::error::quote;
 use slog::info;
-use std::io;
-use std::path::Path;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::error::PlaceError;
 use super::spool::{self, Claim, Known, KnownSignature};
 use super::web::{Small, Validators, Web, insert, shown};
+use crate::limits::stays_free;
 use crate::provider::appc::ports::{FetchedAci, Signature};
 use crate::puller::registry::http::Answer;
 use crate::puller::registry::location::authority;
@@ -26,6 +28,8 @@ use crate::sys::space;
 
 /// Bytes of a signature. 64 KiB: one by a hundred keys, each with its notes.
 pub(super) const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
+/// Bytes after which it is looked whether the disk fills. 4 MiB: as the store does.
+const STEP_BYTES: u64 = 4 << 20;
 /// The flag that bounds an archive as it comes: what it unpacks to is not less.
 const BYTES_FLAG: &str = "layer_bytes_max";
 
@@ -71,7 +75,7 @@ pub(super) async fn fetch(
         let path = claim.archive(known);
         return Ok(FetchedAci { path, from: shown(&place.archive), bytes_fetched: 0, signature });
     }
-    claim.sweep();
+    claim.sweep().await?;
     let old_signature = known.as_ref().and_then(|known| known.signature.clone());
     let (mut now, mut is_new) = match transfer.archive(known.as_ref().map(|known| &known.validators)).await? {
         Some(validators) => (claim.describe(validators)?, true),
@@ -266,11 +270,17 @@ impl<'a> Transfer<'a> {
         let Some(total) = progress.total else { return Ok(()) };
         self.check_size(total)?;
         self.check_limit(total)?;
-        let free = space::room(self.claim.file()).map_or(u64::MAX, |room| room.bytes);
-        if total > free {
-            return Err(self.no_room(total, free));
+        self.check_room(total)
+    }
+
+    /// Refuses what does not fit any more.
+    fn check_room(&self, needed: u64) -> Result<(), PlaceError> {
+        let Ok(room) = space::room(self.claim.file()) else { return Ok(()) };
+        let kept = stays_free(self.web.limits.disk_free_min, room.bytes_total);
+        match needed.saturating_add(kept) > room.bytes {
+            true => Err(self.no_room(needed, room.bytes, kept)),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     async fn body(&mut self, mut answer: Answer, progress: &mut Progress) -> Result<(), PlaceError> {
@@ -302,6 +312,9 @@ impl<'a> Transfer<'a> {
             self.check_limit(at)?;
             let written = self.file.write_all(&chunk).await;
             written.map_err(|source| self.write_failed(source, progress))?;
+            if at / STEP_BYTES > progress.at / STEP_BYTES {
+                self.check_room(progress.total.map_or(0, |total| total.saturating_sub(at)))?;
+            }
             progress.at = at;
         }
     }
@@ -325,12 +338,12 @@ impl<'a> Transfer<'a> {
         }
         let free = space::room(self.claim.file()).map_or(0, |room| room.bytes);
         let needed = progress.total.map_or(1, |total| total.saturating_sub(progress.at));
-        self.no_room(needed, free)
+        self.no_room(needed, free, 0)
     }
 
-    fn no_room(&self, needed: u64, free: u64) -> PlaceError {
+    fn no_room(&self, needed: u64, free: u64, kept: u64) -> PlaceError {
         let spool = self.claim.part().parent().unwrap_or(Path::new("/")).to_owned();
-        PlaceError::NoRoom { spool, needed, free }
+        PlaceError::NoRoom { spool, needed, free, kept }
     }
 
     /// What there is of a signature, and whether it is another than is known.

@@ -13,10 +13,12 @@ use std::time::SystemTime;
 
 use keelblock_actors::image::digest::Digest;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use super::error::PlaceError;
 use super::web::Validators;
 use crate::base64;
+use crate::puller::registry::Task;
 use crate::spool::{self, LOCK_POLL, SPOOL_IDLE};
 
 /// What is known of an archive that lies here.
@@ -149,8 +151,10 @@ impl Claim {
     }
 
     /// Removes what nobody asked for lately.
-    pub(super) fn sweep(&self) {
-        spool::sweep(&self.spool, SPOOL_IDLE);
+    pub(super) async fn sweep(&self) -> Result<(), PlaceError> {
+        let spool = self.spool.clone();
+        let swept = Task::spawn_blocking(&Handle::current(), move || spool::sweep(&spool, SPOOL_IDLE)).await;
+        swept.map(drop).map_err(|why| PlaceError::Lost(why.to_string()))
     }
 }
 
