@@ -344,7 +344,7 @@ mod tests {
             let scanned = scan_of(&bytes).unwrap();
             assert_eq!((scanned.image_id.to_string(), scanned.manifest), (id.clone(), MANIFEST.to_vec()));
             assert_eq!((scanned.compression, scanned.size), (compression, bytes.len() as u64));
-            assert!(matches!(scan_of(&bytes[..bytes.len() / 2]), Err(_)), "{compression} cut");
+            assert!(scan_of(&bytes[..bytes.len() / 2]).is_err(), "{compression} cut");
         }
         // What follows the end of the tar is part of what is hashed.
         let padded = [&tar[..], &[0; 10240]].concat();

@@ -1,7 +1,5 @@
 //! Why an Appc image cannot be had.
 
-use std::path::PathBuf;
-
 use keelblock_actors::error::{Cause, JobLost, StoreError};
 use keelblock_actors::image::appc::{AcIdentifier, AppcName, ImageId};
 
@@ -152,15 +150,6 @@ pub enum AppcError {
         "no image with this ID is whole in the store, and nothing can be fetched by an ID alone: pull it by its name (appc:NAME), or from its file (aci:PATH)"
     )]
     UnknownId,
-    /// An archive that is gone again.
-    #[error("the archive {path} is gone")]
-    Gone {
-        /// Where it was.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// See [`StoreError`].
     #[error(transparent)]
     Store(#[from] StoreError),
