@@ -179,8 +179,8 @@ const ACIS: [Bomb; 4] = [
             let files = (0..u64::MAX).map(|number| Tarball::of([dir(format!("rootfs/{number}/"))]).0);
             Box::new(Parts { parts: files, part: Cursor::new(vec![]) })
         },
-        limits: |limits| limits.layer_names_bytes_max = 1 << 20,
-        words: &["1048576 bytes", "--layer_names_bytes_max"],
+        limits: |limits| limits.layer_names_bytes_max = 256 << 10,
+        words: &["262144 bytes", "--layer_names_bytes_max"],
     },
 ];
 
