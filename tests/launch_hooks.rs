@@ -327,7 +327,9 @@ fn a_hook_writes_to_the_containers_terminal_and_the_command_has_it_after() {
         for user in ["0", "33"] {
             let mut app = hooked(
                 "tty; echo command > /dev/tty",
-                Some("test -t 0 && test -t 1 && test -t 2 && echo before; seq 1 20000"),
+                Some(
+                    "test -t 0 && test -t 1 && test -t 2 && echo before; seq 1 20000; echo opened > /dev/pts/0; echo x 2> /dev/null > /dev/tty || echo none",
+                ),
                 Some("echo after; test -t 1 || touch /tmp/after"),
             );
             app.user = user.to_owned();
@@ -345,7 +347,11 @@ fn a_hook_writes_to_the_containers_terminal_and_the_command_has_it_after() {
             assert_eq!(block_on(launched.wait()), ExitStatus::Exited(0), "{text}");
             block_on(launched.started()).expect("executed");
             assert!(text.starts_with("before\n1\n2\n"), "{}", &text[..text.len().min(200)]);
-            assert!(text.ends_with("20000\n/dev/pts/0\ncommand\n"), "{}", &text[text.len() - 200..]);
+            assert!(
+                text.ends_with("20000\nopened\nnone\n/dev/pts/0\ncommand\n"),
+                "{}",
+                &text[text.len() - 200..]
+            );
             assert!(house.rootfs.join("tmp/after").exists(), "it ran, without a terminal");
         }
     }
