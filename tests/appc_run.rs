@@ -157,11 +157,11 @@ fn mount_points_are_filled_by_name_in_every_spelling() {
     let flag = format!("--mount_point_image=work=oci:{}:t", room.join("oci").display());
     let said = run(&room, &[&flag], &[]).run().stdout();
     assert_eq!(said, "of an image\nseed\n");
-    // And that image for one that is read only.
+    // And that image for one that is read only, and holds something.
     let flag = format!("--mount_point_image=conf=oci:{}:t", room.join("oci").display());
-    let said =
-        run(&room, &[&flag], &["-c", "cat /seed/text; echo x > /seed/new || echo refused"]).run().stdout();
-    assert_eq!(said, "of an image\nrefused\n");
+    let said = run(&room, &[&flag], &["-c", "cat /seed/text; echo x > /seed/new || echo refused"]).run();
+    assert_eq!(said.stdout(), "of an image\nrefused\n");
+    said.complained("a volume hides what the image has at its mount point");
 
     run(&room, &[&format!("--mount_point=other={path}")], &[])
         .run()
