@@ -174,6 +174,20 @@ fn mount_points_are_filled_by_name_in_every_spelling() {
     room.expect_no_leftovers();
 }
 
+#[test]
+fn a_mount_point_that_nobody_fills_can_be_written_on_every_backend() {
+    need_root!();
+    let points = json!([{"name": "work", "path": "/srv"}]);
+    let line = "echo new > /srv/new; cat /srv/new; ls /srv";
+    let room = room("backends", with(app(sh(line)), "mountPoints", points));
+    for backend in ["overlay", "copy", "bind"] {
+        let flag = format!("--image_provisioner_backend={backend}");
+        let said = room.keelblock([flag.as_str(), "run", IMAGE]).run().ok();
+        assert_eq!(said.stdout(), "new\nnew\n", "{backend}");
+    }
+    room.expect_no_leftovers();
+}
+
 fn handlers(app: Value, handlers: &[(&str, &str)]) -> Value {
     let list: Vec<_> = handlers.iter().map(|(name, line)| json!({"name": name, "exec": sh(line)})).collect();
     with(app, "eventHandlers", json!(list))
