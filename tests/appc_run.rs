@@ -157,11 +157,11 @@ fn mount_points_are_filled_by_name_in_every_spelling() {
     let flag = format!("--mount_point_image=work=oci:{}:t", room.join("oci").display());
     let said = run(&room, &[&flag], &[]).run().stdout();
     assert_eq!(said, "of an image\nseed\n");
-    // And that image for one that is read only.
+    // And that image for one that is read only, and holds something.
     let flag = format!("--mount_point_image=conf=oci:{}:t", room.join("oci").display());
-    let said =
-        run(&room, &[&flag], &["-c", "cat /seed/text; echo x > /seed/new || echo refused"]).run().stdout();
-    assert_eq!(said, "of an image\nrefused\n");
+    let said = run(&room, &[&flag], &["-c", "cat /seed/text; echo x > /seed/new || echo refused"]).run();
+    assert_eq!(said.stdout(), "of an image\nrefused\n");
+    said.complained("a volume hides what the image has at its mount point");
 
     run(&room, &[&format!("--mount_point=other={path}")], &[])
         .run()
@@ -171,6 +171,20 @@ fn mount_points_are_filled_by_name_in_every_spelling() {
     run(&room, &[&twice[0], &twice[1]], &[]).run().code(125).failed_naming(&["overlap"]);
     run(&room, &["--mount_point=work"], &[]).run().code(2);
     run(&room, &["--volume=work,kind=empty"], &[]).run().code(2);
+    room.expect_no_leftovers();
+}
+
+#[test]
+fn a_mount_point_that_nobody_fills_can_be_written_on_every_backend() {
+    need_root!();
+    let points = json!([{"name": "work", "path": "/srv"}]);
+    let line = "echo new > /srv/new; cat /srv/new; ls /srv";
+    let room = room("backends", with(app(sh(line)), "mountPoints", points));
+    for backend in ["overlay", "copy", "bind"] {
+        let flag = format!("--image_provisioner_backend={backend}");
+        let said = room.keelblock([flag.as_str(), "run", IMAGE]).run().ok();
+        assert_eq!(said.stdout(), "new\nnew\n", "{backend}");
+    }
     room.expect_no_leftovers();
 }
 

@@ -322,12 +322,27 @@ fn a_supervisor_with_hooks_keeps_little_and_no_more_than_it_needs() {
 }
 
 #[test]
+fn neither_hooks_nor_the_command_see_into_the_supervisor() {
+    let Some(house) = house() else { return };
+    let look = "tr -d '\\0' < /proc/1/cmdline; for file in environ maps mem exe root/etc/hostname fd/*; do \
+                head -c 9 /proc/1/$file 2>&1; done; ls /proc | grep -c '^[0-9]*$'";
+    let (status, _, output) = run(&house, "blind", hooked(look, Some(look), Some(look)));
+    assert_eq!(status, ExitStatus::Exited(0), "{output}");
+    let (counts, refused): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.parse::<u32>().is_ok());
+    // The supervisor, the shell, and two of its own: nobody waits for his turn.
+    assert_eq!(counts, ["4", "4", "4"], "{output}");
+    assert!(refused.len() >= 18 && refused.iter().all(|line| line.contains("ermission denied")), "{output}");
+}
+
+#[test]
 fn a_hook_writes_to_the_containers_terminal_and_the_command_has_it_after() {
     for house in houses() {
         for user in ["0", "33"] {
             let mut app = hooked(
                 "tty; echo command > /dev/tty",
-                Some("test -t 0 && test -t 1 && test -t 2 && echo before; seq 1 20000"),
+                Some(
+                    "test -t 0 && test -t 1 && test -t 2 && echo before; seq 1 20000; echo opened > /dev/pts/0; echo x 2> /dev/null > /dev/tty || echo none",
+                ),
                 Some("echo after; test -t 1 || touch /tmp/after"),
             );
             app.user = user.to_owned();
@@ -345,7 +360,11 @@ fn a_hook_writes_to_the_containers_terminal_and_the_command_has_it_after() {
             assert_eq!(block_on(launched.wait()), ExitStatus::Exited(0), "{text}");
             block_on(launched.started()).expect("executed");
             assert!(text.starts_with("before\n1\n2\n"), "{}", &text[..text.len().min(200)]);
-            assert!(text.ends_with("20000\n/dev/pts/0\ncommand\n"), "{}", &text[text.len() - 200..]);
+            assert!(
+                text.ends_with("20000\nopened\nnone\n/dev/pts/0\ncommand\n"),
+                "{}",
+                &text[text.len() - 200..]
+            );
             assert!(house.rootfs.join("tmp/after").exists(), "it ran, without a terminal");
         }
     }

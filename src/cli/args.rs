@@ -136,6 +136,10 @@ fn appc() -> Command {
 fn run() -> Command {
     Command::new("run")
         .about("Provision, launch, wait, destroy: the exit status is the command's")
+        .after_help(
+            "Arguments replace the command of a docker or OCI image, and follow its entrypoint. Of an Appc image they replace all of \
+             its exec but the first word (rkt appends them); --entrypoint replaces all of it.",
+        )
         .override_usage("keelblock [FLAGS] run [OPTIONS] IMAGE [--] [ARG...]\n       keelblock [FLAGS] run --host_root [OPTIONS] [--] COMMAND [ARG...]")
         .arg(option("id", "ID", "Name of the container [default: a random one]").alias("name"))
         .arg(option("env", "NAME=VALUE", "Set a variable, above those of the image").short('e').action(ArgAction::Append))

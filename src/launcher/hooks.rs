@@ -50,11 +50,20 @@ pub(super) fn hooks(plan: &LaunchPlan, host: &Host, channels: Channels) -> Resul
     for hook in &plan.hooks {
         let command = program::command(&hook.argv, None, &plan.environment)?;
         let mut task = Ops::default();
-        program::begin(&mut task);
         match (plan.tty, hook.when) {
-            (false, _) => program::streams(plan, channels, &mut task),
-            (true, HookTime::PreStart) => task.push(Op::TerminalStreams, "write to its terminal"),
+            (false, _) => {
+                program::begin(&mut task);
+                program::streams(plan, channels, &mut task);
+            }
+            (true, HookTime::PreStart) => {
+                // In the supervisor's session: the first of one, it would make the terminal its own by opening it, and
+                // hang it up by ending.
+                task.push(Op::OwnGroup, "begin a process group");
+                task.push(Op::Keyring, "make a session keyring");
+                task.push(Op::TerminalStreams, "write to its terminal");
+            }
             (true, HookTime::PostStop) => {
+                program::begin(&mut task);
                 for (to, from) in (0..3).zip(std::iter::repeat(channels.null).flatten()) {
                     task.push(Op::Stream { from, to }, format!("connect standard stream {to}"));
                 }

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use keelblock_actors::launch::{
-    CapabilityPlan, Credentials, LaunchPlan, MissingTarget, MountAttributes, MountSource, MountStep,
-    Namespace, TreeStep,
+    CapabilityPlan, Credentials, HookTime, LaunchPlan, MissingTarget, MountAttributes, MountSource,
+    MountStep, Namespace, TreeStep,
 };
 
 use super::channels::Channels;
@@ -99,6 +99,9 @@ pub(super) fn compile(plan: &LaunchPlan, host: &Host, channels: Channels) -> Res
     }
     if plan.rootfs_read_only && plan.rootfs.is_some() {
         before.push(Op::ReadOnlyRoot, "make the root filesystem read-only");
+    }
+    if plan.tty && plan.hooks.iter().any(|hook| hook.when == HookTime::PreStart) {
+        before.push(Op::Session, "begin a session without a terminal, for its hooks");
     }
     if !plan.namespaces.contains(&Namespace::Pid) {
         before.push(Op::Reaper, "become the reaper of its processes");

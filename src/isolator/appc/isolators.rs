@@ -149,6 +149,7 @@ pub(in crate::isolator) fn decide(
                     enforced()
                 }
             }
+            name if name.starts_with("resource/") => resource(name),
             name => others(name),
         };
         decided.outcomes.push(ImageIsolator { name: isolator.name.to_string(), outcome, why });
@@ -170,15 +171,21 @@ fn ignored(why: impl Into<String>) -> Outcome {
     (IsolatorOutcome::Ignored, why.into())
 }
 
+/// Limits of resources: whether what limits them is in the list.
+fn resource(name: &str) -> Outcome {
+    ignored(match name {
+        "resource/cpu" | "resource/memory" => "no isolator that limits it is in --isolation",
+        _ => "nothing limits this resource",
+    })
+}
+
 /// Isolators that nothing here enforces.
 fn others(name: &str) -> Outcome {
     ignored(match name {
-        "resource/cpu" | "resource/memory" => "no isolator that limits it is in --isolation",
         "os/unix/sysctl" => "kernel parameters are not set for containers",
         "os/linux/seccomp-remove-set" | "os/linux/seccomp-retain-set" => "system calls are not filtered",
         "os/linux/selinux-context" | "os/linux/apparmor-profile" => "labels and profiles are not applied",
         "os/linux/cpu-shares" => "shares of processors are not given",
-        _ if name.starts_with("resource/") => "nothing limits this resource",
         _ => "it is not known",
     })
 }

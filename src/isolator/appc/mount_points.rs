@@ -16,6 +16,9 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2
 
 use crate::isolator::filesystem::mount;
 
+/// What `filesystem/linux` mounts in every container.
+const KERNEL: [&str; 3] = ["/dev", "/proc", "/sys"];
+
 #[derive(Debug, thiserror::Error)]
 pub(in crate::isolator) enum MountPointError {
     #[error("the image has no mount point {name}; {}", has(.known))]
@@ -133,8 +136,9 @@ pub(in crate::isolator) fn unfilled(
     let mut steps = Vec::new();
     for point in &app.mount_points {
         let path = clean(point)?;
-        // A volume above or below decides for it.
-        if filled.iter().any(|filled| overlap(filled, &path)) {
+        // A volume above or below decides for it, and what every container has mounted.
+        let mounted = KERNEL.iter().any(|kernel| path.starts_with(kernel));
+        if mounted || filled.iter().any(|filled| overlap(filled, &path)) {
             continue;
         }
         let attributes =

@@ -129,6 +129,7 @@ fn array(array: &StringArray, arena: &mut Arena) -> Option<*const *const c_char>
 fn flat(op: &Op, arena: &mut Arena) -> Option<Op> {
     Some(match op {
         Op::Session => Op::Session,
+        Op::OwnGroup => Op::OwnGroup,
         Op::Keyring => Op::Keyring,
         Op::ControlTerminal => Op::ControlTerminal,
         Op::TerminalStreams => Op::TerminalStreams,

@@ -130,6 +130,8 @@ pub(crate) enum Op {
 
     /// setsid(2).
     Session,
+    /// setpgid(2): a process group of its own.
+    OwnGroup,
     /// keyctl(2): a session keyring of its own.
     Keyring,
     /// The terminal as controlling terminal and standard streams.
@@ -342,6 +344,8 @@ fn perform(op: &Op, slots: &mut [RawFd], state: &mut State) -> Outcome {
             // SAFETY: no arguments.
             call(unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
         }
+        // SAFETY: numbers only.
+        Op::OwnGroup => call(unsafe { libc::setpgid(0, 0) }.into()).map(drop),
         Op::Keyring => task::keyring(),
         Op::ControlTerminal => task::control_terminal(state.terminal),
         Op::TerminalStreams => task::terminal_streams(state.terminal),
