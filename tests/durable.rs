@@ -37,6 +37,7 @@ fn image(name: &str, layer: &StoredLayer) -> ImageRecord {
             runtime: RuntimeConfig::default(),
             platform: None,
             chosen_for: None,
+            signed: false,
         },
         layers: vec![layer.clone()],
         pulled_ms: 7,

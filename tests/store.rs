@@ -462,6 +462,7 @@ fn image(name: &str, layers: &[&StoredLayer]) -> ImageRecord {
             runtime: RuntimeConfig::default(),
             platform: None,
             chosen_for: None,
+            signed: false,
         },
         layers: layers.iter().map(|layer| (*layer).clone()).collect(),
         pulled_ms: 7,

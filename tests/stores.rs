@@ -107,6 +107,7 @@ fn record(name: &str, config: &Digest, layers: &[(&LayerSpec, &StoredLayer)], pu
             runtime: RuntimeConfig::default(),
             platform: None,
             chosen_for: None,
+            signed: false,
         },
         layers: layers.iter().map(|(_, layer)| (*layer).clone()).collect(),
         pulled_ms,

@@ -531,6 +531,7 @@ pub fn image(name: &str, family: &str, layers: usize) -> (ImageRequest, ImagePla
         runtime: RuntimeConfig { cmd: vec!["true".to_owned()], ..RuntimeConfig::default() },
         platform: None,
         chosen_for: None,
+        signed: false,
     };
     (ImageRequest::cached(name), plan)
 }

@@ -87,6 +87,7 @@ pub(crate) fn image(name: &str, layers: &[&Layer]) -> ImageRecord {
             runtime: RuntimeConfig::default(),
             platform: None,
             chosen_for: None,
+            signed: false,
         },
         layers: layers.iter().map(|layer| StoredLayer { diff_id: layer.diff.clone() }).collect(),
         pulled_ms: 1,

@@ -27,6 +27,9 @@ pub struct ImagePlan {
     /// For which platform it was chosen, where its provider chooses by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen_for: Option<String>,
+    /// Whether a signature, by a key that is trusted for it, was verified of every archive that it is made of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub signed: bool,
 }
 
 impl ImagePlan {

@@ -150,6 +150,11 @@ pub enum AppcError {
         "no image with this ID is whole in the store, and nothing can be fetched by an ID alone: pull it by its name (appc:NAME), or from its file (aci:PATH)"
     )]
     UnknownId,
+    /// An image ID of what was brought without a signature.
+    #[error(
+        "the store has it, but brought it without a verified signature, and all must be signed (--appc_verify=required); pull it anew by its name (appc:NAME), or from its file (aci:PATH)"
+    )]
+    StoredUnsigned,
     /// See [`StoreError`].
     #[error(transparent)]
     Store(#[from] StoreError),

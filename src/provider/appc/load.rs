@@ -28,6 +28,8 @@ pub(super) struct Loaded {
     pub(super) source: LayerSource,
     /// Whether its archive is here; else it is known from a record of the store, and so may be its layers.
     pub(super) fetched: bool,
+    /// Whether its signature was verified; of a record: those of all that it is made of.
+    pub(super) signed: bool,
 }
 
 /// What loading needs.
@@ -76,7 +78,8 @@ impl Loader {
                 (None, None) => Ok(None),
             }
         });
-        Ok(record.await??.and_then(of_record))
+        let usable = |record: &ImageRecord| record.plan.signed || !self.check.requires_signature();
+        Ok(record.await??.filter(usable).and_then(of_record))
     }
 
     /// The record of an image, whole in the store.
@@ -113,16 +116,17 @@ impl Loader {
                 })
             };
             // Whose signature it must be is known before its content is looked at, unless that alone says whose it is.
-            if let Some(name) = &name {
-                verify(&name.name)?;
-            }
+            let mut signed = match &name {
+                Some(name) => verify(&name.name)?,
+                None => false,
+            };
             let scanned = aci_scan::scan(&path, &limits, &stop);
             let ScannedAci { image_id, manifest, size, .. } =
                 scanned.map_err(|source| AppcError::Scan { from: from.clone(), source })?;
             let manifest = manifest::parse(&manifest, limits.manifest_bytes_max)
                 .map_err(|source| AppcError::Manifest { from: from.clone(), source })?;
             if name.is_none() {
-                verify(&manifest.name.name)?;
+                signed = verify(&manifest.name.name)?;
             }
             Ok(Loaded {
                 id: image_id,
@@ -130,6 +134,7 @@ impl Loader {
                 size: Some(size),
                 source: LayerSource::Aci { from: from.clone(), path: path.clone() },
                 fetched: true,
+                signed,
             })
         })
         .await?
@@ -161,7 +166,8 @@ fn by_id(store: &dyn Store, id: &ImageId) -> Result<Option<ImageRecord>, AppcErr
 /// What a record says of its image. The layer on top is the image's own.
 fn of_record(record: ImageRecord) -> Option<Loaded> {
     let id = ImageId::of(&record.plan.identity.manifest)?;
+    let signed = record.plan.signed;
     let top = record.plan.layers.into_iter().next_back()?;
     let manifest = Arc::new(*record.plan.runtime.appc?);
-    Some(Loaded { id, manifest, size: top.blob.size, source: top.source, fetched: false })
+    Some(Loaded { id, manifest, size: top.blob.size, source: top.source, fetched: false, signed })
 }

@@ -90,7 +90,11 @@ pub trait SignatureCheck: Send + Sync {
     /// Whether a signature is worth fetching.
     fn wants_signature(&self) -> bool;
 
-    /// Verifies an archive that claims this name by its signature, by the policy in force.
+    /// Whether nothing may be used that is not signed: also nothing that the store has unsigned.
+    fn requires_signature(&self) -> bool;
+
+    /// Verifies an archive that claims this name by its signature, by the policy in force. True: it is signed, by a key that is
+    /// trusted for the name.
     ///
     /// # Errors
     /// The signature is not there and must be, is not good, or is not by a key that is trusted for the name.
@@ -103,5 +107,5 @@ pub trait SignatureCheck: Send + Sync {
         aci: &Path,
         signature: Option<&Signature>,
         stop: &Stop,
-    ) -> Result<(), Cause>;
+    ) -> Result<bool, Cause>;
 }

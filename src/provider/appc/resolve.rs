@@ -71,8 +71,16 @@ impl AppcProvider {
 
     /// An image that is whole in the store: by its ID nothing can be asked for anywhere else.
     async fn stored(&self, id: &ImageId) -> Result<ImagePlan, AppcError> {
-        let record = self.loader.whole_by_id(id).await?;
-        Ok(record.ok_or(AppcError::UnknownId)?.plan)
+        let record = self.loader.whole_by_id(id).await?.ok_or(AppcError::UnknownId)?;
+        match self.may_use(&record.plan) {
+            true => Ok(record.plan),
+            false => Err(AppcError::StoredUnsigned),
+        }
+    }
+
+    /// Whether an image of the store was verified as is asked for now.
+    fn may_use(&self, plan: &ImagePlan) -> bool {
+        plan.signed || !self.loader.check.requires_signature()
     }
 
     async fn plan(
@@ -89,12 +97,13 @@ impl AppcProvider {
             policy,
         };
         let (mut anew, mut known) = (BTreeSet::new(), BTreeMap::new());
-        let layers = loop {
+        let (layers, signed) = loop {
             let loads = Loads { loader: &self.loader, rules, anew: &anew, known: &mut known };
             let graph = loads.load(root.clone(), labels).await?;
             let (store, layers_max) = (self.loader.store.clone(), limits.layers_max);
             let stacked = self.loader.blocking(move || {
                 let layers = stack::layers(&graph, layers_max)?;
+                let signed = graph.nodes.values().chain([&graph.root]).all(|node| node.image.signed);
                 // The store may know an image, and have other views of it than are needed here.
                 let mut lacking = BTreeSet::new();
                 for layer in &layers {
@@ -104,11 +113,11 @@ impl AppcProvider {
                         lacking.insert(of);
                     }
                 }
-                Ok::<_, AppcError>((layers, lacking))
+                Ok::<_, AppcError>((layers, signed, lacking))
             });
-            let (layers, lacking) = stacked.await??;
+            let (layers, signed, lacking) = stacked.await??;
             if lacking.is_empty() {
-                break layers;
+                break (layers, signed);
             }
             anew.extend(lacking);
         };
@@ -123,6 +132,7 @@ impl AppcProvider {
                 ..RuntimeConfig::default()
             },
             chosen_for: None,
+            signed,
         })
     }
 }
@@ -159,8 +169,11 @@ impl Provider for AppcProvider {
     }
 
     /// The name that an image is remembered by has the platform in it: what it leads to was chosen for that one. An image that says
-    /// otherwise is none of ours.
+    /// otherwise is none of ours; one that was brought unsigned is none either once all must be signed.
     fn fits(&self, plan: &ImagePlan) -> bool {
+        if !self.may_use(plan) {
+            return false;
+        }
         let ImageName::Appc(AppcReference::Named(asked)) = &plan.identity.name else { return true };
         let found = plan.runtime.appc.as_ref().map(|manifest| &manifest.name);
         let same = |label: &str| {

@@ -65,7 +65,14 @@ pub(super) fn resolve(
     }
     let config = Digest::of(&image.config);
     let identity = ImageIdentity { name, manifest: config.clone(), config };
-    Ok(ImagePlan { identity, layers, runtime: image.runtime, platform: None, chosen_for: None })
+    Ok(ImagePlan {
+        identity,
+        layers,
+        runtime: image.runtime,
+        platform: None,
+        chosen_for: None,
+        signed: false,
+    })
 }
 
 /// An image found, in either form.

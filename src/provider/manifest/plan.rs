@@ -47,7 +47,14 @@ pub fn plan(
         });
     }
     let platform = config.platform.map(|platform| platform.to_string());
-    Ok(ImagePlan { identity, layers: specs, runtime: config.runtime, platform, chosen_for: None })
+    Ok(ImagePlan {
+        identity,
+        layers: specs,
+        runtime: config.runtime,
+        platform,
+        chosen_for: None,
+        signed: false,
+    })
 }
 
 /// How a layer of this media type is wrapped; `None` for what is no layer media type. "Foreign" and

@@ -233,6 +233,7 @@ impl Schema1 {
             runtime: self.runtime,
             platform: self.platform.map(|platform| platform.to_string()),
             chosen_for: None,
+            signed: false,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The provider with a source, a check and a store that are made up: what is fetched, how often, and what becomes of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -300,6 +301,27 @@ async fn what_is_in_the_store_is_not_fetched_unless_it_must() {
     let file = world.archives["x"].display().to_string();
     let error = world.resolve(&format!("aci:{file}"), PullPolicy::Never).await.unwrap_err();
     assert!(chain(&error).contains("--image_pull_policy=never"), "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn what_was_brought_unsigned_will_not_do_once_all_must_be_signed() {
+    let (a, b) = (Aci::new("a").needs("b"), Aci::new("b"));
+    let world = Arc::new(world(&[&a, &b]));
+    let (unsigned, of_b) = (world.plan("appc:a").await, world.plan("appc:b").await);
+    assert!(!unsigned.signed && world.provider(|_| ()).fits(&unsigned));
+    world.keep(unsigned.clone());
+    world.keep(of_b);
+    world.required.store(true, Ordering::Relaxed);
+    assert!(!world.provider(|_| ()).fits(&unsigned));
+    let by_id = world.error(&format!("appc:{}", a.id())).await;
+    assert!(by_id.contains("--appc_verify=required"), "{by_id}");
+    // All of it is brought and verified, also the dependency that there is a record of.
+    world.signed.store(true, Ordering::Relaxed);
+    world.fetches.lock().unwrap().clear();
+    let signed = world.plan("appc:a").await;
+    assert_eq!(world.fetches().len(), 2);
+    assert!(signed.signed && world.provider(|_| ()).fits(&signed));
+    assert_eq!(signed.layers, unsigned.layers);
 }
 
 #[tokio::test]

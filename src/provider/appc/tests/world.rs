@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
@@ -33,6 +34,10 @@ pub(super) struct World {
     pub(super) together: Option<Arc<tokio::sync::Barrier>>,
     pub(super) checks: Mutex<Vec<String>>,
     pub(super) untrusted: Option<&'static str>,
+    /// Whether archives are signed.
+    pub(super) signed: AtomicBool,
+    /// Whether they must be.
+    pub(super) required: AtomicBool,
     pub(super) records: Mutex<Vec<ImageRecord>>,
     pub(super) layers: Mutex<BTreeSet<LayerKey>>,
 }
@@ -46,6 +51,8 @@ impl World {
             together: None,
             checks: Mutex::default(),
             untrusted: None,
+            signed: AtomicBool::new(false),
+            required: AtomicBool::new(false),
             records: Mutex::default(),
             layers: Mutex::default(),
         }
@@ -136,12 +143,16 @@ impl SignatureCheck for World {
         true
     }
 
-    fn check(&self, name: &AcIdentifier, aci: &Path, _: Option<&Signature>, _: &Stop) -> Result<(), Cause> {
+    fn requires_signature(&self) -> bool {
+        self.required.load(Ordering::Relaxed)
+    }
+
+    fn check(&self, name: &AcIdentifier, aci: &Path, _: Option<&Signature>, _: &Stop) -> Result<bool, Cause> {
         assert!(aci.is_file());
         self.checks.lock().unwrap().push(name.to_string());
         match self.untrusted.is_some_and(|untrusted| untrusted == name.as_str()) {
             true => Err("it is not signed".into()),
-            false => Ok(()),
+            false => Ok(self.signed.load(Ordering::Relaxed)),
         }
     }
 }

@@ -78,22 +78,27 @@ impl SignatureCheck for Signatures {
         self.policy != AppcVerify::None
     }
 
+    fn requires_signature(&self) -> bool {
+        self.policy == AppcVerify::Required
+    }
+
     fn check(
         &self,
         name: &AcIdentifier,
         aci: &Path,
         signature: Option<&Signature>,
         stop: &Stop,
-    ) -> Result<(), Cause> {
+    ) -> Result<bool, Cause> {
         match (self.policy, signature) {
-            (AppcVerify::None, _) => Ok(()),
+            (AppcVerify::None, _) => Ok(false),
             (AppcVerify::Required, None) => Err(TrustError::Unsigned { name: name.clone() }.into()),
             (AppcVerify::IfPresent, None) => {
                 info!(self.log, "image is not signed; it is taken all the same"; "image" => %name);
-                Ok(())
+                Ok(false)
             }
             (AppcVerify::Required | AppcVerify::IfPresent, Some(signature)) => {
-                Ok(self.verify(name, aci, signature, stop)?)
+                self.verify(name, aci, signature, stop)?;
+                Ok(true)
             }
         }
     }
