@@ -183,9 +183,8 @@ fn a_post_stop_hook_that_fails_is_told_of_in_the_log() {
             assert_eq!(status, ExitStatus::Exited(0));
             let about =
                 |line: &&String| line.contains("post-stop") && line.contains(id) && line.contains(told);
-            while !lines.0.lock().expect("lines").iter().any(|line| about(&line)) {
-                std::thread::yield_now();
-            }
+            let lines = lines.0.lock().expect("lines");
+            assert!(lines.iter().any(|line| about(&line)), "{id}: {lines:?}");
         }
     }
 }
