@@ -396,6 +396,7 @@ def texts():
         "http://s.test/{name,version}/{flavour}.{ext}?x={arch}\na.b/c:1%2F..%2F2,os=..,arch=x%25,flavour=?#@\nfile:///srv/a%20b",
         "hdfs://s.test/{+name}{?os}.{ext}\ne.com\n/srv/acis/",
         "https://{version}:80/{ext}\n[::1]/a\nhttp://[::1]:80",
+        "<meta name='ac-discovery' content='e.com https://s.test/{os}/{arch}/#{name}-{version}/.{ext}'>",
     ]
     for number, text in enumerate(pages):
         write("discovery", f"{number:02}", text)

@@ -99,6 +99,33 @@ fn a_server_that_knows_no_conditions_is_believed_by_its_tag_and_one_without_tags
 }
 
 #[test]
+fn a_date_does_where_there_is_no_tag() {
+    let server = serving();
+    at_first(&server, |request, file| {
+        let (changed, now) = ("Mon, 02 Jan 2023 10:00:00 GMT", "Mon, 02 Jan 2023 10:02:00 GMT");
+        let dated = |answer: Answer| answer.header("Last-Modified", changed).header("Date", now);
+        Some(match (request.header("if-modified-since"), request.header("if-range")) {
+            (Some(since), _) if since == changed => dated(Answer { length: None, ..Answer::new(304, "") }),
+            (_, Some(of)) if of == changed => {
+                dated(right(request, &Served { etag: Some(changed.to_owned()), ..file.clone() }))
+            }
+            _ => dated(Answer::new(200, file.bytes.as_slice())).cut(1 << 20, Ending::Fin),
+        })
+    });
+    let rig = rig_with(&server, 1);
+    assert!(rig.fetched(named(NAME)).1 == bytes(SIZE));
+    assert_eq!((server.requests().len(), metrics(&rig, &server).resumed), (2, 1));
+    assert_eq!(rig.fetched(named(NAME)).0.bytes_fetched, 0);
+    assert_eq!(server.requests().len(), 3);
+    // A server that knows no conditions.
+    at_first(&server, |_, file| {
+        let changed = "Mon, 02 Jan 2023 10:00:00 GMT";
+        Some(Answer::new(200, file.bytes.as_slice()).header("Last-Modified", changed))
+    });
+    assert_eq!(rig.fetched(named(NAME)).0.bytes_fetched, 0);
+}
+
+#[test]
 fn all_who_want_the_same_at_once_share_one_fetch() {
     let server = serving();
     at_first(&server, |request, file| {
@@ -401,6 +428,13 @@ fn a_page_is_no_archive_and_no_signature() {
         (request.path == SIGNATURE).then(|| Answer::new(200, "<html>not here, though it says 200</html>"))
     });
     assert_eq!(rig.fetched(signed(NAME)).0.signature, None);
+    // As object stores say it.
+    server.script(|request, _| (request.path == SIGNATURE).then(|| Answer::new(403, "")));
+    assert_eq!(rig.fetched(signed(NAME)).0.signature, None);
+    // That it cannot be told is another matter.
+    server.script(|request, _| (request.path == SIGNATURE).then(|| Answer::new(500, "")));
+    let error = rig.refusal(signed(NAME));
+    assert!(error.contains("it answers HTTP 500"), "{error}");
 }
 
 #[test]

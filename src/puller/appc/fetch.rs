@@ -365,6 +365,12 @@ impl<'a> Transfer<'a> {
                 return Ok((same.unwrap_or_else(|| KnownSignature::new(None, Validators::default())), false));
             }
             Err(error) if error.is_not_found() => None,
+            // Object stores say so of what is not there to whoever may not list what is.
+            Err(PlaceError::Status { status: 403, .. }) => {
+                info!(self.web.log, "a signature is refused, and taken not to be there";
+                    "host" => authority(address), "path" => address.path());
+                None
+            }
             Err(error) => return Err(error),
         };
         let Some((bytes, validators)) = found else {

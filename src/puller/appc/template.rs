@@ -128,6 +128,8 @@ pub(super) fn expand(
     if template.len() > ADDRESS_BYTES_MAX {
         return Err(AddressError::TooLong);
     }
+    // Fragments are not sent: an extension in one would tell nothing apart.
+    let template = template.split('#').next().unwrap_or_default();
     let written = template.split("://").next().unwrap_or_default();
     if !written.contains('{') {
         match written.to_ascii_lowercase().as_str() {
@@ -274,6 +276,7 @@ mod tests {
             assert!(matches!(by(template, NAME), Err(AddressError::Brace)), "{template}");
         }
         assert_eq!(by("https://h/{name}.aci", NAME), Err(AddressError::NoExtension));
+        assert_eq!(by("https://h/{name}#{ext}", NAME), Err(AddressError::NoExtension));
         assert!(matches!(by("https://h/{flavour}.{ext}", NAME), Err(AddressError::NoLabel { .. })));
         for value in [".", ".."] {
             let error = by("https://h/{version}/x.{ext}", &format!("a:{value}")).unwrap_err();

@@ -86,7 +86,9 @@ impl Validators {
     pub(super) fn are_of_the_same(&self, now: &Self) -> bool {
         match &self.etag {
             Some(etag) => now.etag.as_ref() == Some(etag),
-            None => self.last_modified.is_some() && *self == Self { date: None, ..now.clone() },
+            None => {
+                now.etag.is_none() && self.last_modified.is_some() && self.last_modified == now.last_modified
+            }
         }
     }
 
