@@ -17,6 +17,9 @@ use crate::provider::appc::trust::{
 /// Bytes of an answer that are read. 64: `y`, `yes`, or some other word.
 const ANSWER_BYTES_MAX: u64 = 64;
 
+/// User IDs of a key that people are shown. 8: a person has some addresses; a key may have thousands.
+const USER_IDS_SHOWN_MAX: usize = 8;
+
 /// A key that was read, and where from.
 struct Offered {
     certificate: Certificate,
@@ -197,10 +200,20 @@ fn review(key: &Offered) -> String {
         one_line(&key.from),
         date(certificate.created()),
     );
-    for user_id in certificate.user_ids() {
-        text.push_str(&format!("     {}\n", one_line(&user_id)));
+    for user_id in shown(certificate) {
+        text.push_str(&format!("     {user_id}\n"));
     }
     text
+}
+
+/// The user IDs of a key for people: some, each on one line.
+fn shown(certificate: &Certificate) -> Vec<String> {
+    let all = certificate.user_ids();
+    let mut ids: Vec<_> = all.iter().take(USER_IDS_SHOWN_MAX).map(|id| one_line(id)).collect();
+    if all.len() > ids.len() {
+        ids.push(format!("and {} more", all.len() - ids.len()));
+    }
+    ids
 }
 
 /// As gpg prints fingerprints, to compare them.
@@ -266,14 +279,13 @@ pub(super) fn keys(context: &Context<'_>) -> Result<u8, CliError> {
             .iter()
             .map(|key| {
                 let certificate = &key.certificate;
-                let ids: Vec<_> = certificate.user_ids().iter().map(|id| one_line(id)).collect();
                 let ends = certificate.expires().map_or_else(|| "never".to_owned(), date);
                 let standing = certificate.usable(now()).err().map(|why| format!(" (it {why})"));
                 vec![
                     key.scope.prefix().map_or_else(|| "(all)".to_owned(), ToString::to_string),
                     certificate.fingerprint().to_owned(),
                     ends + &standing.unwrap_or_default(),
-                    ids.join(", "),
+                    shown(certificate).join(", "),
                 ]
             })
             .collect();

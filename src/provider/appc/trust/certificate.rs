@@ -11,6 +11,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use keelblock_actors::error::quote;
 use pgp::composed::{ArmorOptions, Deserializable, SignedPublicKey, SignedPublicSubKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType, SubpacketData};
@@ -113,7 +114,7 @@ impl Certificate {
         u64::from(self.key.created_at().as_secs())
     }
 
-    /// The user IDs that the key itself vouches for and has not revoked.
+    /// The user IDs that the key itself vouches for and has not revoked, cut: anybody may call themselves anything.
     pub fn user_ids(&self) -> Vec<String> {
         guarded(|| self.vouched()).unwrap_or_default()
     }
@@ -126,7 +127,7 @@ impl Certificate {
             })
             .is_some_and(|signature| signature.typ() != Some(SignatureType::CertRevocation))
         });
-        users.map(|user| String::from_utf8_lossy(user.id.id()).into_owned()).collect()
+        users.map(|user| quote(&String::from_utf8_lossy(user.id.id()))).collect()
     }
 
     /// When the primary key ends, in seconds since 1970, if it does.

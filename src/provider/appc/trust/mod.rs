@@ -110,11 +110,10 @@ pub(crate) fn date(seconds: u64) -> String {
     text.split('T').next().unwrap_or_default().to_owned()
 }
 
-/// The name of a hash that proves nothing about data.
+/// The name of a hash that proves nothing about data, or too little: RFC 9580 wants 256 bits for Ed25519, and nobody needs less.
 fn weak_hash(hash: HashAlgorithm) -> Option<String> {
     match hash {
-        HashAlgorithm::Sha224
-        | HashAlgorithm::Sha256
+        HashAlgorithm::Sha256
         | HashAlgorithm::Sha384
         | HashAlgorithm::Sha512
         | HashAlgorithm::Sha3_256
