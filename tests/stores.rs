@@ -11,7 +11,7 @@ use keelblock::agent::Agent;
 use keelblock::backend::{CopyBackend, OverlayBackend};
 use keelblock::config::Config;
 use keelblock::limits::Limits;
-use keelblock::store::{LayerForm, Privileges, StoreSettings, Verdict};
+use keelblock::store::{DiskStore, LayerForm, Privileges, StoreSettings, Verdict};
 use keelblock::stores::Stores;
 use keelblock_actors::container::{RootfsId, RootfsRecord};
 use keelblock_actors::error::StoreError;
@@ -342,4 +342,52 @@ fn an_agent_lists_and_prunes_both() {
     for store in [home.main(), home.appc()] {
         assert!(listing(&store).iter().all(|name| name.starts_with("gc/")), "{:?}", listing(&store));
     }
+}
+
+#[test]
+fn the_command_sees_settles_verifies_and_prunes_both() {
+    if !root() {
+        return;
+    }
+    let home = Home::new();
+    let (of_appc, of_docker) = (aci("content"), docker("content"));
+    let layers = [put(&home.stores, &of_appc), put(&home.stores, &of_docker)];
+    let id = image_id(&of_appc.1).digest();
+    home.stores.record_image(&record("appc:example.com/a", &id, &[(&of_appc.0, &layers[0])], 1)).unwrap();
+    home.stores.record_image(&record("b", &Digest::of(b"c"), &[(&of_docker.0, &layers[1])], 1)).unwrap();
+    let keelblock = |words: &[&str]| {
+        let flag = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_keelblock"))
+            .arg(flag("work_dir", home.top.path().join("work")))
+            .args([flag("docker_store_dir", home.main()), flag("appc_store_dir", home.appc())])
+            .args(words)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let unsettled = || [home.main(), home.appc()].iter().any(|dir| DiskStore::is_unsettled(dir));
+    assert!(unsettled());
+    let (status, text) = keelblock(&["images"]);
+    assert!(status == Some(0) && text.contains("example.com/a") && text.contains("library/b"), "{text}");
+    // By the process that it left behind.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while [home.main(), home.appc()].iter().any(|dir| !settled(dir)) {
+        assert!(std::time::Instant::now() < deadline, "nobody settles them");
+        std::thread::yield_now();
+    }
+    let bad = home.appc().join(format!("layers/sha512/{}/tree/aci", layers[0].diff_id.0.hex()));
+    std::fs::write(bad, "CONTENT").unwrap();
+    let (status, text) = keelblock(&["scrub", "--no_repair"]);
+    assert_ne!(status, Some(0));
+    assert_eq!((text.matches("whole").count(), text.matches("bad: ").count()), (1, 1), "{text}");
+    let (status, text) = keelblock(&["prune", "--wait"]);
+    assert!(status == Some(0) && text.contains("2 images, 2 layers"), "{text}");
+    for store in [home.main(), home.appc()] {
+        assert_eq!(listing(&store), [""; 0]);
+    }
+}
+
+/// Whether no layer of a store is marked as one that is to be written to disk.
+fn settled(store: &Path) -> bool {
+    std::fs::read_dir(store.join("unsettled")).map_or(0, Iterator::count) == 0
 }

@@ -12,7 +12,8 @@ use keelblock_actors::image::appc::{AciView, ImageId, PathWhitelist};
 use keelblock_actors::image::digest::Digest;
 use keelblock_actors::ports::{Keep, Store};
 
-use super::layers::{Blob, ENTRIES_MAX, Marks, Place, Script, describe, entry, put};
+use super::layers::{Blob, ENTRIES_MAX, Marks, Place, describe};
+use super::script::{Script, entry, put};
 use super::tar_header;
 
 /// What whitelists are made of.

@@ -10,6 +10,7 @@ mod documents;
 mod inflate;
 mod layers;
 mod names;
+mod script;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

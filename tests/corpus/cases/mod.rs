@@ -1,6 +1,7 @@
 //! The cases, by what they are about.
 
 mod aci;
+mod aci_blobs;
 mod attributes;
 mod compression;
 mod dialects;
@@ -24,6 +25,7 @@ pub(crate) fn all() -> Vec<Case> {
         ("attributes", attributes::add),
         ("limits", limits::add),
         ("aci", aci::add),
+        ("aci", aci_blobs::add),
     ]
     .into_iter()
     .flat_map(|(name, add)| {
