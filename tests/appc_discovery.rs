@@ -346,6 +346,31 @@ fn what_is_found_over_tls_does_not_lead_to_plain_http() {
 }
 
 #[test]
+fn an_insecure_host_that_wants_tls_gets_it() {
+    let server = AciServer::start();
+    let insecure = |settings: &mut keelblock::puller::registry::RegistrySettings| {
+        settings.insecure = "s.test,t.test".parse().unwrap();
+    };
+    let Some((rig, proxy, _front)) = over_tls(&server, insecure) else { return };
+    server.put("s.test/app-latest-linux-amd64.aci", bytes(10));
+    assert_eq!(rig.fetched(named("s.test/app")).0.from, "https://s.test/app-latest-linux-amd64.aci");
+    server.put(
+        "t.test/?ac-discovery=1",
+        page(&[
+            ("ac-discovery", "t.test https://s.test/{name}.{ext}"),
+            ("ac-discovery-pubkeys", "t.test https://s.test/keys"),
+        ]),
+    );
+    server.put("s.test/t.test/app.aci", bytes(10));
+    server.put("s.test/keys", "keys");
+    rig.fetched(named("t.test/app"));
+    let keys = rig.runtime.block_on(rig.source.keys(&"t.test/app".parse().unwrap())).unwrap();
+    assert_eq!(keys[0].bytes, b"keys");
+    let plain = proxy.seen().iter().filter(|seen| seen.starts_with("GET http://")).count();
+    assert_eq!(plain, 2 + 2, "one for each archive, a page for each part of a name: {:?}", proxy.seen());
+}
+
+#[test]
 fn passwords_go_over_tls_and_to_their_host_alone() {
     let server = AciServer::start();
     let config = |dir: &std::path::Path| {

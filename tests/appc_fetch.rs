@@ -263,7 +263,9 @@ fn what_breaks_off_goes_on_where_it_was() {
         let rig = Rig::new(&format!("http://{}/", server.host()), |settings| {
             // A reset may come before much has.
             settings.limits.retries_max = 2;
-            settings.limits.stall_timeout = Duration::from_millis(300);
+            if ending == Ending::Stall {
+                settings.limits.stall_timeout = Duration::from_secs(1);
+            }
         });
         let (fetched, got) = rig.fetched(named(NAME));
         assert!(got == bytes(SIZE), "{ending:?}");

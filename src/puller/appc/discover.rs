@@ -62,10 +62,11 @@ impl Search<'_> {
             }
             AppcPrefix::Scheme(written) => {
                 let scheme = self.web.scheme(host(&name.name), *written);
-                match attempt.at_host(scheme).await {
-                    Some(fetched) => Ok(fetched),
-                    None => Err(nowhere(attempt.tried)),
+                let mut fetched = attempt.at_host(scheme, *written).await;
+                if fetched.is_none() && attempt.is_to_upgrade(scheme, *written) {
+                    fetched = attempt.at_host(*written, *written).await;
                 }
+                fetched.ok_or_else(|| nowhere(attempt.tried))
             }
         }
     }
@@ -76,12 +77,15 @@ impl Search<'_> {
             AppcPrefix::Scheme(written) => *written,
             AppcPrefix::Address(_) | AppcPrefix::Directory(_) => Scheme::Https,
         };
-        let scheme = self.web.scheme(host(name), written);
+        let mut scheme = self.web.scheme(host(name), written);
         let mut tried = Vec::new();
-        let Some(tags) = self.walk(name, scheme, |page| &page.keys, "ac-discovery-pubkeys", &mut tried).await
-        else {
-            return Err(nowhere(tried));
-        };
+        let kind = "ac-discovery-pubkeys";
+        let mut tags = self.walk(name, scheme, |page| &page.keys, kind, &mut tried).await;
+        if tags.is_none() && scheme != written && tried.iter().all(|tried| tried.error.wants_tls()) {
+            scheme = written;
+            tags = self.walk(name, scheme, |page| &page.keys, kind, &mut tried).await;
+        }
+        let Some(tags) = tags else { return Err(nowhere(tried)) };
         let mut found = Vec::new();
         for Tag { prefix, what } in tags {
             let address = match template::found(&what, scheme) {
@@ -169,13 +173,20 @@ impl Attempt<'_> {
         files::fetch(path, self.wanted.size, self.wanted.signature).await
     }
 
-    async fn at_host(&mut self, scheme: Scheme) -> Option<FetchedAci> {
+    /// Whether a host that was spoken to in plain http because of where it is, or of a flag, wants TLS: as a registry there.
+    fn is_to_upgrade(&self, scheme: Scheme, written: Scheme) -> bool {
+        scheme != written && self.tried.last().is_some_and(|last| last.error.wants_tls())
+    }
+
+    async fn at_host(&mut self, scheme: Scheme, written: Scheme) -> Option<FetchedAci> {
         let host = host(&self.name.name);
         let simple = both(|extension| template::simple_at_host(scheme, self.name, extension));
         if let Some(fetched) = self.place(&format!("{}://{host}", scheme.text()), simple).await {
             return Some(fetched);
         }
-        if self.tried.last().is_some_and(|last| last.error.ends_the_search() || last.error.is_of_host(host)) {
+        if self.tried.last().is_some_and(|last| last.error.ends_the_search() || last.error.is_of_host(host))
+            || self.is_to_upgrade(scheme, written)
+        {
             return None;
         }
         let tags = self

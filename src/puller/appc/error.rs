@@ -152,6 +152,11 @@ impl PlaceError {
         }
     }
 
+    /// Whether this is what servers of TLS say to plain http: the bytes of an alert, or 400 (Go, nginx, Apache httpd).
+    pub(super) fn wants_tls(&self) -> bool {
+        matches!(self.last(), Self::Http(HttpError::NotHttp { .. }) | Self::Status { status: 400, .. })
+    }
+
     /// Whether it is no use to ask another place: this machine failed.
     pub(super) fn ends_the_search(&self) -> bool {
         matches!(self.last(), Self::NoRoom { .. } | Self::Spool { .. } | Self::Lost(_))
