@@ -212,8 +212,13 @@ impl Launched for LinuxLaunched {
     }
 
     fn wait(&self) -> BoxFuture<'static, ExitStatus> {
-        let ended = self.ended.clone();
-        Box::pin(wait_for(ended))
+        let (ended, mut hooks) = (self.ended.clone(), self.started.clone());
+        Box::pin(async move {
+            let status = wait_for(ended).await;
+            // Until whoever listens to its hooks, if anybody, has heard and logged all.
+            while hooks.changed().await.is_ok() {}
+            status
+        })
     }
 
     fn started(&self) -> BoxFuture<'static, Result<(), Arc<LaunchError>>> {
