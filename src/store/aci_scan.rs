@@ -14,9 +14,10 @@ use std::rc::Rc;
 use bytes::{Buf, Bytes};
 use keelblock_actors::error::Cause;
 use keelblock_actors::image::appc::ImageId;
-use keelblock_actors::image::digest::Hasher;
+use keelblock_actors::image::digest::{Digest, Hasher};
 use keelblock_actors::image::plan::Compression;
 use keelblock_actors::stop::Stop;
+use rustix::fs::OFlags;
 
 use super::decompress::{self, Accepted, Decompressed};
 use super::flaw::{Flaw, text};
@@ -36,6 +37,8 @@ pub(crate) struct ScannedAci {
     pub(crate) compression: Compression,
     /// Bytes of the file.
     pub(crate) size: u64,
+    /// SHA-256 of the file, compressed as it is.
+    pub(crate) blob: Digest,
 }
 
 /// Why a file is no ACI that can be used.
@@ -97,6 +100,46 @@ pub enum AciScanError {
     Stopped,
 }
 
+/// Opens an archive.
+///
+/// # Errors
+/// [`AciScanError::Read`], [`AciScanError::NotAFile`].
+pub(crate) fn open(path: &Path) -> Result<File, AciScanError> {
+    let failed = |source| AciScanError::Read { path: path.to_owned(), source };
+    // Opening a pipe would wait for its writer.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(file),
+        false => Err(AciScanError::NotAFile { path: path.to_owned() }),
+    }
+}
+
+/// A reader with the SHA-256 of what was read.
+pub(crate) struct Digested<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Digested<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, hasher: Hasher::sha256() }
+    }
+
+    /// Of all that was read.
+    pub(crate) fn digest(self) -> Digest {
+        self.hasher.finish()
+    }
+}
+
+impl<R: Read> Read for Digested<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
 /// Reads an archive to its end.
 ///
 /// # Errors
@@ -105,19 +148,18 @@ pub enum AciScanError {
 /// # Blocking
 /// For as long as decompressing takes. Looks at `stop` between buffers.
 pub(crate) fn scan(path: &Path, limits: &Limits, stop: &Stop) -> Result<ScannedAci, AciScanError> {
+    let file = open(path)?;
     let failed = |source| AciScanError::Read { path: path.to_owned(), source };
-    // Opening a pipe would wait for its writer.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(AciScanError::NotAFile { path: path.to_owned() });
-    }
-    let mut scanned = scan_bytes(file, limits, stop).map_err(|error| match error {
-        Scanning::Told(error) => error,
-        Scanning::Flaw(flaw) => of_flaw(flaw, path),
-    })?;
-    scanned.size = metadata.len();
-    Ok(scanned)
+    let size = file.metadata().map_err(failed)?.len();
+    let mut file = Digested::new(file);
+    let (image_id, manifest, compression) =
+        scan_bytes(&mut file, limits, stop).map_err(|error| match error {
+            Scanning::Told(error) => error,
+            Scanning::Flaw(flaw) => of_flaw(flaw, path),
+        })?;
+    // A decoder may know its end without having seen that of the file.
+    io::copy(&mut file, &mut io::sink()).map_err(failed)?;
+    Ok(ScannedAci { image_id, manifest, compression, size, blob: file.digest() })
 }
 
 /// Why it ended early.
@@ -132,7 +174,11 @@ impl From<Flaw> for Scanning {
     }
 }
 
-fn scan_bytes(blob: impl Read, limits: &Limits, stop: &Stop) -> Result<ScannedAci, Scanning> {
+fn scan_bytes(
+    blob: impl Read,
+    limits: &Limits,
+    stop: &Stop,
+) -> Result<(ImageId, Vec<u8>, Compression), Scanning> {
     let read = Rc::new(Cell::new(0));
     let counted = Counted { inner: blob, bytes: Rc::clone(&read) };
     let opened = decompress::open(counted, Accepted::Aci).map_err(Flaw::Read)?;
@@ -171,7 +217,7 @@ fn scan_bytes(blob: impl Read, limits: &Limits, stop: &Stop) -> Result<ScannedAc
     }
     // A SHA-512 is one.
     let image_id = image_id.ok_or_else(|| missing("image ID"))?;
-    Ok(ScannedAci { image_id, manifest, compression, size: 0 })
+    Ok((image_id, manifest, compression))
 }
 
 /// A path without `./` before and `/` behind it. Others that lead to the same place are for the store to refuse.

@@ -19,7 +19,7 @@ mod signatures;
 mod store;
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use keelblock::config::AppcVerify;
 use keelblock::provider::appc::ports::{Signature, SignatureCheck};
@@ -57,18 +57,13 @@ impl Bench {
     }
 
     fn check_as(&self, name: &str, aci: &[u8], signature: Option<&[u8]>) -> Result<(), String> {
-        let path = self.dir.path().join("image.aci");
-        std::fs::write(&path, aci).unwrap();
-        self.check_file(name, &path, signature)
-    }
-
-    fn check_file(&self, name: &str, aci: &Path, signature: Option<&[u8]>) -> Result<(), String> {
         let log = slog::Logger::root(slog::Discard, slog::o!());
         let signatures = Signatures::new(self.policy, self.store(), log);
         let signature =
             signature.map(|bytes| Signature { bytes: bytes.to_vec(), from: "image.aci.asc".to_owned() });
-        let checked = signatures.check(&name.parse().unwrap(), aci, signature.as_ref(), &Stop::default());
-        checked.map_err(|error| {
+        let checked =
+            signatures.check(&name.parse().unwrap(), &mut &*aci, signature.as_ref(), &Stop::default());
+        checked.map(drop).map_err(|error| {
             let error = error.downcast_ref::<TrustError>().expect("errors are typed");
             let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
             format!("{error}{source}")

@@ -53,6 +53,12 @@ pub enum AppcError {
         #[source]
         source: Cause,
     },
+    /// Somebody wrote to it.
+    #[error("{from} changed while it was verified; nobody may write to an image archive that is being used")]
+    Changed {
+        /// Where it is.
+        from: String,
+    },
     /// Its manifest has another name.
     #[error("{from} is the image {found}, but {asked} was asked for; its publisher must mend one of them")]
     OtherName {

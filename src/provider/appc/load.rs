@@ -16,7 +16,7 @@ use super::ports::{AciSource, FetchedAci, SignatureCheck, WantedAci};
 use super::{manifest, names};
 use crate::limits::Limits;
 use crate::puller::registry::Task;
-use crate::store::aci_scan::{self, ScannedAci};
+use crate::store::aci_scan::{self, Digested, ScannedAci};
 
 /// An image whose manifest is known.
 #[derive(Clone, Debug)]
@@ -107,26 +107,34 @@ impl Loader {
         let _permit = self.reads.acquire().await;
         self.blocking(move || {
             let FetchedAci { path, from, signature, .. } = fetched;
+            // What was signed, if it was.
             let verify = |name| {
-                let checked = check.check(name, &path, signature.as_ref(), &stop);
-                checked.map_err(|source| AppcError::Untrusted {
+                let read = |source| AppcError::Scan { from: from.clone(), source };
+                let mut file = Digested::new(aci_scan::open(&path).map_err(read)?);
+                let checked = check.check(name, &mut file, signature.as_ref(), &stop);
+                let signed = checked.map_err(|source| AppcError::Untrusted {
                     name: name.clone(),
                     from: from.clone(),
                     source,
-                })
+                })?;
+                Ok::<_, AppcError>(signed.then(|| file.digest()))
             };
             // Whose signature it must be is known before its content is looked at, unless that alone says whose it is.
             let mut signed = match &name {
                 Some(name) => verify(&name.name)?,
-                None => false,
+                None => None,
             };
             let scanned = aci_scan::scan(&path, &limits, &stop);
-            let ScannedAci { image_id, manifest, size, .. } =
+            let ScannedAci { image_id, manifest, size, blob, .. } =
                 scanned.map_err(|source| AppcError::Scan { from: from.clone(), source })?;
             let manifest = manifest::parse(&manifest, limits.manifest_bytes_max)
                 .map_err(|source| AppcError::Manifest { from: from.clone(), source })?;
             if name.is_none() {
                 signed = verify(&manifest.name.name)?;
+            }
+            // Somebody else's file may change between two looks at it.
+            if signed.as_ref().is_some_and(|signed| *signed != blob) {
+                return Err(AppcError::Changed { from });
             }
             Ok(Loaded {
                 id: image_id,
@@ -134,7 +142,7 @@ impl Loader {
                 size: Some(size),
                 source: LayerSource::Aci { from: from.clone(), path: path.clone() },
                 fetched: true,
-                signed,
+                signed: signed.is_some(),
             })
         })
         .await?

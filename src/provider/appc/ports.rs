@@ -1,6 +1,7 @@
 //! What the provider needs to be told: archives of names, and whether their signatures hold.
 
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use keelblock_actors::error::Cause;
@@ -100,11 +101,11 @@ pub trait SignatureCheck: Send + Sync {
     /// The signature is not there and must be, is not good, or is not by a key that is trusted for the name.
     ///
     /// # Blocking
-    /// Reads the archive. Looks at `stop` between buffers.
+    /// Reads the archive to its end, if it looks at it at all. Looks at `stop` between buffers.
     fn check(
         &self,
         name: &AcIdentifier,
-        aci: &Path,
+        aci: &mut dyn Read,
         signature: Option<&Signature>,
         stop: &Stop,
     ) -> Result<bool, Cause>;

@@ -325,6 +325,17 @@ async fn what_was_brought_unsigned_will_not_do_once_all_must_be_signed() {
 }
 
 #[tokio::test]
+async fn what_is_rewritten_after_its_signature_was_verified_is_refused() {
+    let a = Aci::new("a");
+    let world = Arc::new(world(&[&a]));
+    world.signed.store(true, Ordering::Relaxed);
+    assert!(world.plan("appc:a").await.signed);
+    *world.rewritten.lock().unwrap() = Some(world.archives["a"].clone());
+    let error = world.error("appc:a").await;
+    assert!(error.contains("changed while it was verified"), "{error}");
+}
+
+#[tokio::test]
 async fn an_image_id_is_looked_up_in_the_store_alone() {
     let a = Aci::new("a:1");
     let world = Arc::new(world(&[&a]));

@@ -15,8 +15,7 @@ pub mod store;
 mod verify;
 
 use std::any::Any;
-use std::fs::File;
-use std::path::Path;
+use std::io::Read;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keelblock_actors::error::{Cause, quote};
@@ -54,7 +53,7 @@ impl Signatures {
     fn verify(
         &self,
         name: &AcIdentifier,
-        aci: &Path,
+        aci: &mut dyn Read,
         signature: &Signature,
         stop: &Stop,
     ) -> Result<(), TrustError> {
@@ -63,11 +62,8 @@ impl Signatures {
         for damaged in skipped {
             warn!(self.log, "a trusted key is not used"; "file" => %damaged.path.display(), "why" => %damaged.why);
         }
-        let open = File::open(aci);
-        let mut file =
-            open.map_err(|source| TrustError::Io { act: "open the archive", path: aci.to_owned(), source })?;
         let claim = verify::Claim { name, signature, now: now() };
-        let key = verify::verify(&claim, &mut file, &keys, stop)?;
+        let key = verify::verify(&claim, aci, &keys, stop)?;
         debug!(self.log, "the signature is good"; "image" => %name, "key" => key, "from" => &signature.from);
         Ok(())
     }
@@ -85,7 +81,7 @@ impl SignatureCheck for Signatures {
     fn check(
         &self,
         name: &AcIdentifier,
-        aci: &Path,
+        aci: &mut dyn Read,
         signature: Option<&Signature>,
         stop: &Stop,
     ) -> Result<bool, Cause> {
