@@ -191,7 +191,7 @@ impl Agent {
         let platform = config.platform.clone().unwrap_or_else(Platform::host);
         let archives = Archives::new(limits.clone(), store_dir.join("spool"), platform.clone());
         let settings = registry_settings(&config, &source, platform.clone())?;
-        let appc = appc_source(&config, &settings, io.handle(), &log)?;
+        let appc = appc_source(&config, &settings, observer.clone(), io.handle(), &log)?;
         let registries =
             RegistryClient::new(settings, io.handle().clone(), log.new(o!("actor" => "registry")));
         let served = |kind: &str| config.image_providers.iter().any(|one| one == kind);
@@ -438,12 +438,13 @@ pub(crate) fn canonical(source: &DockerSource, platform: &Platform, name: &Image
 fn appc_source(
     config: &Config,
     registry: &RegistrySettings,
+    observer: Arc<dyn Observer>,
     handle: &tokio::runtime::Handle,
     log: &Logger,
 ) -> Result<AppcSource, AgentError> {
     let prefix: AppcPrefix = config.appc_simple_discovery_uri_prefix.parse()?;
     let spool = config.appc_store_dir.clone().unwrap_or_else(|| config.store_dir()).join("spool");
-    let settings = AppcSourceSettings { prefix, registry: registry.clone(), spool };
+    let settings = AppcSourceSettings { prefix, registry: registry.clone(), spool, observer };
     Ok(AppcSource::new(settings, handle.clone(), log.new(o!("actor" => "discovery"))))
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keelblock::provider::appc::ports::{AciFetchError, AciSource, FetchedAci};
 use keelblock_actors::error::chain;
+use keelblock_actors::progress::LayerEvent;
 
 mod support {
     pub(crate) mod acis;
@@ -62,6 +63,12 @@ fn what_is_still_the_same_is_not_fetched_again_and_what_is_not_gets_a_name_of_it
     assert_eq!((first.bytes_fetched, server.requests().len()), (SIZE as u64 + 5, 3));
     let (again, got) = rig.fetched(signed(NAME));
     assert_eq!((again.bytes_fetched, &again.path, got), (0, &first.path, bytes(SIZE)));
+    let is_start = |event: &&LayerEvent| matches!(event, LayerEvent::Started { .. });
+    assert_eq!(
+        rig.told.0.lock().unwrap().iter().filter(is_start).count(),
+        1,
+        "what is not fetched is not told of"
+    );
     assert_eq!(again.signature, first.signature);
     assert_eq!(server.requests().len(), 5);
     // Another source, as in another process.
@@ -248,6 +255,21 @@ fn a_pair_that_is_replaced_between_archive_and_signature_is_fetched_again_once()
     assert!(rig.log().contains("an archive was replaced while its signature was fetched"));
 }
 
+/// The first and last thing that was told of an archive; its bytes since it last began; how often it was tried again.
+fn progress(rig: &Rig) -> (Option<LayerEvent>, Option<LayerEvent>, u64, usize) {
+    let told = rig.told.0.lock().unwrap();
+    let (mut bytes, mut retries) = (0, 0);
+    for event in told.iter() {
+        match event {
+            LayerEvent::Started { .. } => bytes = 0,
+            LayerEvent::Fetched { bytes: more } => bytes += more,
+            LayerEvent::Retrying { .. } => retries += 1,
+            _ => {}
+        }
+    }
+    (told.first().copied(), told.last().copied(), bytes, retries)
+}
+
 // ---- faults -------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -278,6 +300,10 @@ fn what_breaks_off_goes_on_where_it_was() {
                 request.header("if-range").unwrap().starts_with('"') && request.header("range").is_some()
             );
         }
+        // Whoever looks on is told of each byte, and of each new attempt.
+        let (first, last, bytes, retries) = progress(&rig);
+        assert_eq!(first, Some(LayerEvent::Started { total: Some(SIZE as u64) }));
+        assert_eq!((last, bytes, retries), (Some(LayerEvent::Committed), SIZE as u64, 2), "{ending:?}");
         // None comes twice.
         assert_eq!(fetched.bytes_fetched, SIZE as u64);
         assert_eq!((metrics(&rig, &server).resumed, metrics(&rig, &server).bytes_again), (2, 0));
@@ -314,6 +340,8 @@ fn without_a_strong_tag_or_ranges_it_begins_anew() {
         assert!(got == bytes(SIZE));
         assert_eq!(server.requests().len(), requests);
         assert_eq!(metrics(&rig, &server).bytes_again, 1 << 20);
+        let (_, last, told, _) = progress(&rig);
+        assert_eq!((last, told), (Some(LayerEvent::Committed), SIZE as u64));
     }
 }
 

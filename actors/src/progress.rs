@@ -2,7 +2,7 @@
 
 use crate::image::plan::LayerKey;
 
-/// What became of a layer. Byte counts are of the blob, as fetched.
+/// What became of a layer, or of an archive. Byte counts are of the blob, as fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerEvent {
     /// Its pull began; how many bytes will come, where the manifest says so.
@@ -47,6 +47,12 @@ pub enum LayerEvent {
 pub trait Observer: Send + Sync {
     /// Something became of this layer.
     fn layer(&self, key: &LayerKey, event: LayerEvent);
+
+    /// Something became of an archive that is fetched to learn what its image is; its layers come later, from this machine.
+    /// `from` is its address. [`LayerEvent::Started`] may come again: then it begins anew.
+    fn archive(&self, from: &str, event: LayerEvent) {
+        let _ = (from, event);
+    }
 }
 
 /// Hears nothing.

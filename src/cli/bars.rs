@@ -14,25 +14,36 @@ pub(super) fn observer(quiet: bool, shows_reused: bool) -> Arc<dyn Observer> {
     if quiet || !std::io::stderr().is_terminal() {
         return Arc::new(NoObserver);
     }
-    Arc::new(Bars { all: MultiProgress::new(), layers: Mutex::default(), shows_reused })
+    Arc::new(Bars { all: MultiProgress::new(), bars: Mutex::default(), shows_reused })
 }
 
 struct Bars {
     all: MultiProgress,
-    layers: Mutex<HashMap<LayerKey, ProgressBar>>,
+    /// By layer, or by the address of an archive.
+    bars: Mutex<HashMap<String, ProgressBar>>,
     shows_reused: bool,
 }
 
 impl Observer for Bars {
     fn layer(&self, key: &LayerKey, event: LayerEvent) {
-        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        if event == LayerEvent::Reused && !self.shows_reused && !layers.contains_key(key) {
+        self.show(key.to_string(), || short(key), event);
+    }
+
+    fn archive(&self, from: &str, event: LayerEvent) {
+        self.show(from.to_owned(), || file_name(from), event);
+    }
+}
+
+impl Bars {
+    fn show(&self, what: String, prefix: impl FnOnce() -> String, event: LayerEvent) {
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        if event == LayerEvent::Reused && !self.shows_reused && !bars.contains_key(&what) {
             return;
         }
-        let bar = layers.entry(key.clone()).or_insert_with(|| {
+        let bar = bars.entry(what).or_insert_with(|| {
             let bar = self.all.add(ProgressBar::no_length());
             bar.set_style(style("{prefix} {msg}"));
-            bar.set_prefix(short(key));
+            bar.set_prefix(prefix());
             bar
         });
         match event {
@@ -75,6 +86,15 @@ fn style(template: &str) -> ProgressStyle {
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
 }
+
+/// The end of an archive's address, cut.
+fn file_name(from: &str) -> String {
+    let end = from.rsplit('/').next().unwrap_or_default();
+    end.chars().take(ARCHIVE_NAME_CHARS).collect()
+}
+
+/// Characters of an archive's name that are shown. 40: with the bar they fit on a line of 110.
+const ARCHIVE_NAME_CHARS: usize = 40;
 
 /// `sha256:e3b0c44298fc`: enough to tell layers apart.
 fn short(key: &LayerKey) -> String {

@@ -13,6 +13,7 @@ use keelblock::puller::registry::{NoProxy, Proxies, Proxy, RegistrySettings};
 use keelblock_actors::error::chain;
 use keelblock_actors::image::appc::{AciView, AppcName};
 use keelblock_actors::image::plan::{BlobSpec, LayerKey, LayerSource, LayerSpec};
+use keelblock_actors::progress::{LayerEvent, NoObserver, Observer};
 use slog::Drain;
 use tokio::runtime::Runtime;
 
@@ -48,15 +49,34 @@ pub struct Rig {
     pub source: AppcSource,
     pub runtime: Runtime,
     pub spool: PathBuf,
+    /// What was told of archives.
+    pub told: Arc<Told>,
     _dir: Option<tempfile::TempDir>,
     log: Lines,
+}
+
+/// Hears of archives, and remembers.
+#[derive(Default)]
+pub struct Told(pub Mutex<Vec<LayerEvent>>);
+
+impl Observer for Told {
+    fn layer(&self, _: &LayerKey, _: LayerEvent) {}
+
+    fn archive(&self, _: &str, event: LayerEvent) {
+        self.0.lock().unwrap().push(event);
+    }
 }
 
 fn settings(prefix: &str) -> AppcSourceSettings {
     let mut registry = RegistrySettings::new(Limits::default());
     registry.limits.retries_max = 0;
     registry.limits.retry_pause = Duration::from_millis(1);
-    AppcSourceSettings { prefix: prefix.parse().unwrap(), registry, spool: PathBuf::new() }
+    AppcSourceSettings {
+        prefix: prefix.parse().unwrap(),
+        registry,
+        spool: PathBuf::new(),
+        observer: Arc::new(NoObserver),
+    }
 }
 
 impl Rig {
@@ -72,12 +92,14 @@ impl Rig {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut settings = AppcSourceSettings { spool: spool.to_owned(), ..settings(prefix) };
         change(&mut settings.registry);
+        let told = Arc::new(Told::default());
+        settings.observer = told.clone();
         let log = Lines::default();
         let drain =
             slog_term::FullFormat::new(slog_term::PlainSyncDecorator::new(log.clone())).build().fuse();
         let log_to = slog::Logger::root(drain, slog::o!());
         let source = AppcSource::new(settings, runtime.handle().clone(), log_to);
-        Self { source, runtime, spool: spool.to_owned(), _dir: None, log }
+        Self { source, runtime, spool: spool.to_owned(), told, _dir: None, log }
     }
 
     /// Before a server that stands for every host, in plain http.

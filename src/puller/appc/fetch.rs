@@ -10,6 +10,7 @@ use std::path::Path;
 use hyper::Uri;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use keelblock_actors::error::quote;
+use keelblock_actors::progress::{LayerEvent, Observer};
 use slog::info;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -99,6 +100,7 @@ pub(super) async fn fetch(
     }
     transfer.check_size(now.size)?;
     let bytes_fetched = transfer.fetched;
+    transfer.told.end();
     drop(transfer);
     let signature = signature_in(&now, place, wanted);
     let path = if is_new { claim.finish(&now)? } else { claim.keep(&now)? };
@@ -123,6 +125,37 @@ struct Transfer<'a> {
     file: tokio::fs::File,
     /// Bytes of bodies so far.
     fetched: u64,
+    told: Told<'a>,
+}
+
+/// Tells the observer of one archive; also that it ended, when it failed or was given up.
+struct Told<'a> {
+    observer: &'a dyn Observer,
+    from: String,
+    /// Something was told that wants an end.
+    open: bool,
+}
+
+impl Told<'_> {
+    fn tell(&mut self, event: LayerEvent) {
+        self.open = event != LayerEvent::Committed;
+        self.observer.archive(&self.from, event);
+    }
+
+    /// It is here.
+    fn end(&mut self) {
+        if self.open {
+            self.tell(LayerEvent::Committed);
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.observer.archive(&self.from, LayerEvent::Ended);
+        }
+    }
 }
 
 /// How far an archive is.
@@ -139,7 +172,8 @@ impl<'a> Transfer<'a> {
     fn new(web: &'a Web, place: &'a Place, wanted: Wanted, claim: &'a Claim) -> Result<Self, PlaceError> {
         let file = claim.file().try_clone();
         let file = file.map_err(|source| PlaceError::Spool { path: claim.part().to_owned(), source })?;
-        Ok(Self { web, place, wanted, claim, file: tokio::fs::File::from_std(file), fetched: 0 })
+        let told = Told { observer: &*web.observer, from: shown(&place.archive), open: false };
+        Ok(Self { web, place, wanted, claim, file: tokio::fs::File::from_std(file), fetched: 0, told })
     }
 
     fn check_size(&self, actual: u64) -> Result<(), PlaceError> {
@@ -181,6 +215,7 @@ impl<'a> Transfer<'a> {
                     _ => PlaceError::Retried { attempts, last },
                 });
             }
+            self.told.tell(LayerEvent::Retrying { retries: attempts as u64 });
         }
     }
 
@@ -267,6 +302,7 @@ impl<'a> Transfer<'a> {
             self.file.set_len(0).await
         };
         emptied.await.map_err(|source| self.write_failed(source, progress))?;
+        self.told.tell(LayerEvent::Started { total: progress.total });
         let Some(total) = progress.total else { return Ok(()) };
         self.check_size(total)?;
         self.check_limit(total)?;
@@ -304,6 +340,7 @@ impl<'a> Transfer<'a> {
             }
             let count = chunk.len() as u64;
             self.fetched += count;
+            self.told.tell(LayerEvent::Fetched { bytes: count });
             self.web.meter.count(&server, |host| host.bytes += count);
             let at = progress.at + count;
             if let Some(expected) = self.wanted.size.filter(|&expected| at > expected) {

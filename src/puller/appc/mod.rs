@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use keelblock_actors::image::appc::AcIdentifier;
+use keelblock_actors::progress::Observer;
 use slog::Logger;
 use tokio::runtime::Handle;
 
@@ -55,6 +56,8 @@ pub struct AppcSourceSettings {
     pub registry: RegistrySettings,
     /// Where archives lie until they are unpacked. Made when it is needed.
     pub spool: PathBuf,
+    /// Hears of archives on their way.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// Brings ACIs. Cheap to make and to clone; the first use of TLS reads the system's certificates.
@@ -93,8 +96,8 @@ impl State {
 impl AppcSource {
     /// A source that works on the runtime of this handle, which must have timers and sockets enabled and threads of its own.
     pub fn new(settings: AppcSourceSettings, handle: Handle, log: Logger) -> Self {
-        let AppcSourceSettings { prefix, registry, spool } = settings;
-        let web = Web::new(registry, log);
+        let AppcSourceSettings { prefix, registry, spool, observer } = settings;
+        let web = Web::new(registry, observer, log);
         Self { handle, state: Arc::new(State { web, prefix, spool, flights: Mutex::default() }) }
     }
 

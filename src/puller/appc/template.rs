@@ -59,7 +59,7 @@ pub enum AddressError {
     /// Archive and signature would be the same.
     #[error("it has no {{ext}}, so that archives and signatures would have one address")]
     NoExtension,
-    /// More than [`ADDRESS_BYTES_MAX`].
+    /// Longer than addresses are read.
     #[error("it has more than {ADDRESS_BYTES_MAX} bytes")]
     TooLong,
     /// What came out is none.

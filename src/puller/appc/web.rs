@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hyper::Uri;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use keelblock_actors::error::{chain, quote};
+use keelblock_actors::progress::Observer;
 use slog::{Logger, debug, warn};
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ pub(super) struct Web {
     pub(super) limits: Limits,
     pub(super) settings: RegistrySettings,
     pub(super) meter: Meter,
+    pub(super) observer: Arc<dyn Observer>,
     pub(super) log: Logger,
 }
 
@@ -115,9 +117,9 @@ pub(super) fn shown(address: &Uri) -> String {
 }
 
 impl Web {
-    pub(super) fn new(settings: RegistrySettings, log: Logger) -> Self {
+    pub(super) fn new(settings: RegistrySettings, observer: Arc<dyn Observer>, log: Logger) -> Self {
         let (http, limits) = (Http::new(&settings), settings.limits.clone());
-        Self { http, limits, settings, meter: Meter::default(), log }
+        Self { http, limits, settings, meter: Meter::default(), observer, log }
     }
 
     /// How this host is spoken to, where `written` stands before it for any host.
