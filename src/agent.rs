@@ -246,6 +246,11 @@ impl Agent {
                 ids: IdMaps::read(),
                 user_file_bytes_max: limits.user_file_bytes_max,
                 appc_strict_isolators: config.appc_strict_isolators,
+                cgroups: isolator::CgroupSettings {
+                    hierarchy: config.cgroups_hierarchy.clone(),
+                    root: config.cgroups_root.clone(),
+                    run_dir: Some(config.work_dir.join("containers")),
+                },
                 log: log.new(slog::o!("actor" => "isolator")),
                 ..isolator::Settings::default()
             },

@@ -9,6 +9,7 @@
 
 mod appc;
 mod capabilities;
+pub(crate) mod cgroups;
 mod filesystem;
 mod namespaces;
 mod privileges;
@@ -25,6 +26,8 @@ use keelblock_actors::error::{IsolatorError, quote};
 use keelblock_actors::launch::CapabilitySet;
 use keelblock_actors::ports::Isolator;
 use slog::Logger;
+
+pub use cgroups::CgroupSettings;
 
 pub use capabilities::{CapabilityError, DEFAULT_CAPABILITIES, capability_names, parse_capabilities};
 pub use runtime::CommandError;
@@ -46,7 +49,7 @@ pub const DEFAULT_ISOLATION: [&str; 6] = [
 ];
 
 /// All isolators, in the order they are called in.
-const TABLE: [Kind; 11] = [
+const TABLE: [Kind; 13] = [
     Kind::FilesystemLinux,
     Kind::FilesystemPosix,
     Kind::DockerRuntime,
@@ -58,6 +61,8 @@ const TABLE: [Kind; 11] = [
     Kind::VolumeImage,
     Kind::LinuxCapabilities,
     Kind::LinuxNnp,
+    Kind::CgroupsCpu,
+    Kind::CgroupsMem,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +78,8 @@ enum Kind {
     VolumeImage,
     LinuxCapabilities,
     LinuxNnp,
+    CgroupsCpu,
+    CgroupsMem,
 }
 
 impl Kind {
@@ -89,6 +96,8 @@ impl Kind {
             Self::VolumeImage => "volume/image",
             Self::LinuxCapabilities => "linux/capabilities",
             Self::LinuxNnp => "linux/nnp",
+            Self::CgroupsCpu => cgroups::CPU,
+            Self::CgroupsMem => cgroups::MEM,
         }
     }
 }
@@ -119,6 +128,8 @@ pub struct Settings {
     pub user_file_bytes_max: u64,
     /// `--appc_strict_isolators`: an Appc image runs only if all isolators that it names are in place.
     pub appc_strict_isolators: bool,
+    /// Where cgroups are made, for those isolators.
+    pub cgroups: CgroupSettings,
     /// Where it is told what became of an image's isolators, and what volumes hide.
     pub log: Logger,
 }
@@ -137,6 +148,7 @@ impl Default for Settings {
             ids: IdMaps::read(),
             user_file_bytes_max: Limits::default().user_file_bytes_max,
             appc_strict_isolators: false,
+            cgroups: CgroupSettings::default(),
             log: Logger::root(slog::Discard, slog::o!()),
         }
     }
@@ -214,12 +226,14 @@ pub fn compose<S: AsRef<str>>(
         appc: has(Kind::AppcRuntime),
         capabilities: has(Kind::LinuxCapabilities),
         no_new_privs: has(Kind::LinuxNnp),
+        memory: has(Kind::CgroupsMem),
+        cpu: has(Kind::CgroupsCpu),
         ..Enforcers::new(settings)
     };
     let mut isolators: Vec<Arc<dyn Isolator>> = Vec::new();
     for kind in TABLE {
         if has(kind) {
-            isolators.push(make(kind, settings, &enforcers, own));
+            isolators.extend(make(kind, settings, &enforcers, own));
         }
         // Someone must say what to run.
         if kind == Kind::AppcRuntime {
@@ -228,6 +242,9 @@ pub fn compose<S: AsRef<str>>(
             isolators.extend(rest.map(|rest| Arc::new(rest) as Arc<dyn Isolator>));
         }
     }
+    // Also without them: it cleans up after those that had them, and lets nobody ask in vain.
+    let limited = cgroups::Enforced { memory: enforcers.memory, cpu: enforcers.cpu, images: enforcers.appc };
+    isolators.push(Arc::new(cgroups::Cgroups::new(settings, limited)));
     Ok(isolators)
 }
 
@@ -238,8 +255,8 @@ struct Own {
     ipc: bool,
 }
 
-fn make(kind: Kind, settings: &Settings, enforcers: &Enforcers, own: Own) -> Arc<dyn Isolator> {
-    match kind {
+fn make(kind: Kind, settings: &Settings, enforcers: &Enforcers, own: Own) -> Option<Arc<dyn Isolator>> {
+    Some(match kind {
         Kind::FilesystemLinux => Arc::new(filesystem::Linux::new(settings, own)),
         Kind::FilesystemPosix => Arc::new(filesystem::Posix),
         Kind::DockerRuntime => Arc::new(runtime::Runtime::docker(settings, enforcers)),
@@ -251,7 +268,9 @@ fn make(kind: Kind, settings: &Settings, enforcers: &Enforcers, own: Own) -> Arc
         Kind::VolumeImage => Arc::new(volumes::Volumes::image(settings)),
         Kind::LinuxCapabilities => Arc::new(capabilities::Capabilities::new(settings, enforcers.appc)),
         Kind::LinuxNnp => Arc::new(privileges::NoNewPrivileges),
-    }
+        // One for both, behind all others.
+        Kind::CgroupsCpu | Kind::CgroupsMem => return None,
+    })
 }
 
 fn kinds<S: AsRef<str>>(names: &[S]) -> Result<BTreeSet<Kind>, IsolationError> {
@@ -298,7 +317,10 @@ mod tests {
 
     fn names(list: &[&str]) -> Result<Vec<&'static str>, IsolationError> {
         let isolators = compose(list, &Settings::default())?;
-        Ok(isolators.iter().map(|isolator| isolator.name()).collect())
+        // The one behind all is always there.
+        let (last, others) = isolators.split_last().expect("some");
+        assert_eq!(last.name(), "cgroups");
+        Ok(others.iter().map(|isolator| isolator.name()).collect())
     }
 
     #[test]
@@ -318,8 +340,8 @@ mod tests {
 
     #[test]
     fn unknown_and_repeated_names_are_refused_and_the_known_listed() {
-        let error = names(&["filesystem/linux", "cgroups/cpu"]).expect_err("unknown").to_string();
-        assert!(error.contains("cgroups/cpu") && error.contains("linux/capabilities"), "{error}");
+        let error = names(&["filesystem/linux", "cgroups/blkio"]).expect_err("unknown").to_string();
+        assert!(error.contains("cgroups/blkio") && error.contains("linux/capabilities"), "{error}");
         assert_eq!(names(&["linux/nnp", "linux/nnp"]), Err(IsolationError::Twice { name: "linux/nnp" }));
         assert_eq!(names(&["filesystem/linux", "filesystem/posix"]), Err(IsolationError::TwoFilesystems));
         assert!(matches!(names(&["namespaces/pid"]), Err(IsolationError::Needs { .. })));
@@ -328,6 +350,7 @@ mod tests {
     #[test]
     fn without_any_name_the_file_tree_is_the_hosts_and_a_command_still_runs() {
         assert_eq!(names(&[]), Ok(vec!["filesystem/posix", "command"]));
+        assert_eq!(names(&["cgroups/cpu", "cgroups/mem"]), Ok(vec!["filesystem/posix", "command"]));
         assert_eq!(names(&["posix/cpu", "posix/mem"]), Ok(vec!["filesystem/posix", "command"]));
         let both = names(&["appc/runtime", "docker/runtime"]);
         assert_eq!(both, Ok(vec!["filesystem/posix", "docker/runtime", "appc/runtime"]));
