@@ -174,3 +174,113 @@ fn a_process_over_the_limit_of_memory_is_killed_and_others_are_not() {
     limited.clean(&enough.id);
     limited.nothing_is_left();
 }
+
+#[test]
+fn every_number_asked_for_is_in_its_file() {
+    let Some(limited) = Limited::new("numbers") else { return };
+    let resources = Resources {
+        memory_bytes: Some(64 * MIB),
+        memory_request_bytes: Some(16 * MIB),
+        cpu_millis: Some(1500),
+        cpu_request_millis: Some(500),
+    };
+    let context = limited.context("numbers", "true", resources);
+    assert_eq!(limited.run(&context).0, ExitStatus::Exited(0));
+    for (controller, file, value) in [
+        ("memory", "memory.limit_in_bytes", 64 * MIB),
+        ("memory", "memory.soft_limit_in_bytes", 16 * MIB),
+        ("cpu", "cpu.cfs_period_us", 100_000),
+        ("cpu", "cpu.cfs_quota_us", 150_000),
+        ("cpu", "cpu.shares", 512),
+    ] {
+        assert_eq!(limited.value(controller, &context.id, file), value.to_string(), "{file}");
+    }
+    // Where the kernel counts swap.
+    let swap = limited.cgroup("memory", &context.id).expect("a cgroup").join("memory.memsw.limit_in_bytes");
+    if let Ok(both) = fs::read_to_string(swap) {
+        assert_eq!(both.trim(), (64 * MIB).to_string());
+    }
+    limited.clean(&context.id);
+    limited.nothing_is_left();
+}
+
+/// A container with children and grandchildren that run until they are killed.
+const FAMILY: &str = "for n in 1 2 3; do (sleep 1000 & exec sleep 1000) & done; echo ready; exec sleep 1000";
+
+#[test]
+fn all_that_a_container_forks_is_inside_and_is_killed_with_its_cgroup() {
+    for (name, isolation) in [
+        ("forks", &["filesystem/linux", "namespaces/pid", "cgroups/mem", "cgroups/cpu"][..]),
+        ("forks-no-pid", &["filesystem/linux", "cgroups/mem", "cgroups/cpu"]),
+    ] {
+        let Some(limited) = Limited::with(name, isolation) else { return };
+        let context = limited.context("family", FAMILY, memory(64 * MIB));
+        let launched = limited.launch(&context);
+        until(&context, "ready");
+        // The supervisor, the command, three children, three grandchildren.
+        while limited.processes("memory", &context.id).len() < 8 {
+            std::thread::yield_now();
+        }
+        let mut inside = limited.processes("memory", &context.id);
+        let mut same = limited.processes("cpu", &context.id);
+        inside.sort_unstable();
+        same.sort_unstable();
+        assert_eq!((inside.len(), &inside), (8, &same));
+        assert!(inside.contains(&launched.init().pid));
+        limited.clean(&context.id);
+        assert_eq!(block_on(launched.wait()), ExitStatus::Signaled(9));
+        limited.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_command_executed_later_is_inside_and_limited() {
+    let Some(limited) = Limited::new("exec") else { return };
+    let context = limited.context("exec", "echo ready; exec sleep 1000", memory(24 * MIB));
+    let launched = limited.launch(&context);
+    until(&context, "ready");
+    // Another process's launcher, which has no isolators at all.
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let other = LinuxLauncher::new(&limited.house.directory.path().join("containers"), &log);
+    let shell = |text: &str| {
+        let argv = ["/bin/sh", "-c", text].map(str::to_owned).to_vec();
+        other.exec(&context.id, ExecSpec { argv, ..ExecSpec::default() }).expect("executed")
+    };
+    let sleeps = shell("exec sleep 1000");
+    let inside = limited.processes("memory", &context.id);
+    assert!(inside.contains(&sleeps.init().pid), "{inside:?}");
+    assert_eq!(inside.len(), 4, "two supervisors, two commands");
+    let grows = shell(&format!("{GROW}; exit $?"));
+    assert_eq!(block_on(grows.wait()), ExitStatus::Exited(137));
+    launched.kill_all().expect("killed");
+    assert_eq!(block_on(sleeps.wait()), ExitStatus::Signaled(9));
+    limited.clean(&context.id);
+    limited.nothing_is_left();
+}
+
+#[test]
+fn who_cleans_up_needs_neither_the_isolators_nor_the_same_flags() {
+    let Some(limited) = Limited::new("others") else { return };
+    let context = limited.context("left", FAMILY, memory(64 * MIB));
+    let launched = limited.launch(&context);
+    let strangers = isolators(&limited.house, Path::new("another-root"), &["filesystem/linux"]);
+    for isolator in strangers.iter().rev() {
+        isolator.cleanup(&context.id).expect("cleaned up");
+    }
+    assert_eq!(block_on(launched.wait()), ExitStatus::Signaled(9));
+    limited.nothing_is_left();
+    limited.clean(&context.id);
+}
+
+#[test]
+fn what_is_left_under_a_name_does_not_hinder_the_next_of_that_name() {
+    let Some(limited) = Limited::new("again") else { return };
+    let context = limited.context("again", "true", memory(64 * MIB));
+    assert_eq!(limited.run(&context).0, ExitStatus::Exited(0));
+    // Nobody cleaned up.
+    let context = limited.context("again", "true", memory(32 * MIB));
+    assert_eq!(limited.run(&context).0, ExitStatus::Exited(0));
+    assert_eq!(limited.value("memory", &context.id, "memory.limit_in_bytes"), (32 * MIB).to_string());
+    limited.clean(&context.id);
+    limited.nothing_is_left();
+}

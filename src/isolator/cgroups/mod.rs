@@ -12,6 +12,8 @@
 mod hierarchy;
 mod journal;
 pub(super) mod resources;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
