@@ -2,44 +2,44 @@
 //! cpu controller. Every test has cgroups of its own below one name, which goes with it, also when it fails.
 
 mod launch_support;
+mod support {
+    pub(crate) mod cgroups;
+}
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use keelblock::isolator::{CgroupSettings, Settings, compose};
 use keelblock::launcher::LinuxLauncher;
 use keelblock_actors::container::{ContainerId, ExitStatus, Resources};
+use keelblock_actors::image::appc::{App, Isolator as ImageIsolator};
 use keelblock_actors::launch::LaunchContext;
 use keelblock_actors::ports::{ExecSpec, Isolator, Launched, Launcher};
-use launch_support::{House, block_on, house_with, line, output, skipped};
+use launch_support::{House, app, block_on, house_with, line, output};
+use support::cgroups::CgroupRoot;
 
-const HIERARCHY: &str = "/sys/fs/cgroup";
 const MIB: u64 = 1 << 20;
 
 /// A house whose containers have limits.
 struct Limited {
     house: House,
-    root: PathBuf,
+    root: CgroupRoot,
 }
 
 impl Limited {
     /// `None` after saying why not.
     fn new(name: &str) -> Option<Self> {
-        Self::with(name, &["filesystem/linux", "namespaces/pid", "cgroups/mem", "cgroups/cpu"])
+        Self::with(
+            name,
+            &["filesystem/linux", "namespaces/pid", "appc/runtime", "cgroups/mem", "cgroups/cpu"],
+        )
     }
 
     fn with(name: &str, isolation: &[&str]) -> Option<Self> {
-        let root = PathBuf::from(format!("keelblock-test-{name}-{}", std::process::id()));
         let mut house = house_with(isolation, Settings::default())?;
-        for controller in ["memory", "cpu"] {
-            let top = Path::new(HIERARCHY).join(controller);
-            if !top.join("cgroup.procs").is_file() || fs::create_dir_all(top.join(&root)).is_err() {
-                skipped("needs cgroups of version 1 that can be written");
-                return None;
-            }
-        }
-        house.isolators = isolators(&house, &root, isolation);
+        let root = CgroupRoot::new(name)?;
+        house.isolators = isolators(&house, &root.name, isolation);
         Some(Self { house, root })
     }
 
@@ -69,71 +69,12 @@ impl Limited {
         (block_on(launched.wait()), output(context))
     }
 
-    fn top(&self, controller: &str) -> PathBuf {
-        Path::new(HIERARCHY).join(controller).join(&self.root)
-    }
-
-    /// The cgroup of a container.
-    fn cgroup(&self, controller: &str, id: &ContainerId) -> Option<PathBuf> {
-        let all =
-            fs::read_dir(self.top(controller)).expect("a directory").flatten().map(|entry| entry.path());
-        let named = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            path.is_dir() && name.split('.').next() == Some(id.as_str())
-        };
-        all.into_iter().find(named)
-    }
-
     fn value(&self, controller: &str, id: &ContainerId, file: &str) -> String {
-        let cgroup = self.cgroup(controller, id).expect("a cgroup");
-        fs::read_to_string(cgroup.join(file)).expect(file).trim().to_owned()
+        self.root.value(controller, id.as_str(), file)
     }
 
     fn processes(&self, controller: &str, id: &ContainerId) -> Vec<u32> {
-        self.value(controller, id, "cgroup.procs")
-            .lines()
-            .map(|line| line.parse().expect("a number"))
-            .collect()
-    }
-
-    fn nothing_is_left(&self) {
-        for controller in ["memory", "cpu"] {
-            let left: Vec<_> = fs::read_dir(self.top(controller))
-                .expect("the root stays")
-                .flatten()
-                .map(|entry| entry.path())
-                .filter(|path| path.is_dir())
-                .collect();
-            assert!(left.is_empty(), "{left:?}");
-        }
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        clear(&self.root);
-    }
-}
-
-/// Kills and removes what is below a root of cgroups, and that itself.
-fn clear(root: &Path) {
-    let removed = |dir: &Path| fs::remove_dir(dir).is_ok() || !dir.exists();
-    for controller in ["memory", "cpu"] {
-        let top = Path::new(HIERARCHY).join(controller).join(root);
-        let entries: Vec<_> = fs::read_dir(&top).into_iter().flatten().flatten().collect();
-        let below = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir());
-        for cgroup in below.chain([top.clone()]) {
-            for _ in 0..1000 {
-                if removed(&cgroup) {
-                    break;
-                }
-                for pid in fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default().lines() {
-                    let pid = nix::unistd::Pid::from_raw(pid.parse().expect("a number"));
-                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-                }
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
-        }
+        self.root.processes(controller, id.as_str())
     }
 }
 
@@ -172,7 +113,7 @@ fn a_process_over_the_limit_of_memory_is_killed_and_others_are_not() {
     let enough = limited.context("fits", &format!("{GROW}; echo ended with $?"), memory(128 * MIB));
     assert_eq!(limited.run(&enough).1, "ended with 0\n");
     limited.clean(&enough.id);
-    limited.nothing_is_left();
+    limited.root.expect_empty();
 }
 
 #[test]
@@ -196,12 +137,16 @@ fn every_number_asked_for_is_in_its_file() {
         assert_eq!(limited.value(controller, &context.id, file), value.to_string(), "{file}");
     }
     // Where the kernel counts swap.
-    let swap = limited.cgroup("memory", &context.id).expect("a cgroup").join("memory.memsw.limit_in_bytes");
+    let swap = limited
+        .root
+        .cgroup("memory", context.id.as_str())
+        .expect("a cgroup")
+        .join("memory.memsw.limit_in_bytes");
     if let Ok(both) = fs::read_to_string(swap) {
         assert_eq!(both.trim(), (64 * MIB).to_string());
     }
     limited.clean(&context.id);
-    limited.nothing_is_left();
+    limited.root.expect_empty();
 }
 
 /// A container with children and grandchildren that run until they are killed.
@@ -229,7 +174,7 @@ fn all_that_a_container_forks_is_inside_and_is_killed_with_its_cgroup() {
         assert!(inside.contains(&launched.init().pid));
         limited.clean(&context.id);
         assert_eq!(block_on(launched.wait()), ExitStatus::Signaled(9));
-        limited.nothing_is_left();
+        limited.root.expect_empty();
     }
 }
 
@@ -255,7 +200,7 @@ fn a_command_executed_later_is_inside_and_limited() {
     launched.kill_all().expect("killed");
     assert_eq!(block_on(sleeps.wait()), ExitStatus::Signaled(9));
     limited.clean(&context.id);
-    limited.nothing_is_left();
+    limited.root.expect_empty();
 }
 
 #[test]
@@ -268,7 +213,7 @@ fn who_cleans_up_needs_neither_the_isolators_nor_the_same_flags() {
         isolator.cleanup(&context.id).expect("cleaned up");
     }
     assert_eq!(block_on(launched.wait()), ExitStatus::Signaled(9));
-    limited.nothing_is_left();
+    limited.root.expect_empty();
     limited.clean(&context.id);
 }
 
@@ -282,5 +227,35 @@ fn what_is_left_under_a_name_does_not_hinder_the_next_of_that_name() {
     assert_eq!(limited.run(&context).0, ExitStatus::Exited(0));
     assert_eq!(limited.value("memory", &context.id, "memory.limit_in_bytes"), (32 * MIB).to_string());
     limited.clean(&context.id);
-    limited.nothing_is_left();
+    limited.root.expect_empty();
+}
+
+#[test]
+fn an_appc_image_limits_itself() {
+    let Some(limited) = Limited::new("appc") else { return };
+    let of = |name: &str, value: &str| ImageIsolator {
+        name: name.parse().expect("a name"),
+        value: value.to_owned(),
+    };
+    let isolators = vec![
+        of("resource/memory", r#"{"limit": "24Mi", "request": "16Mi"}"#),
+        of("resource/cpu", r#"{"limit": "1500m", "request": "500m"}"#),
+    ];
+    let app = App { isolators, ..app(&format!("{GROW}; echo ended with $?")) };
+    let context = limited.house.appc("appc", app);
+    assert_eq!(limited.run(&context).1, "ended with 137\n");
+    for (controller, file, value) in [
+        ("memory", "memory.limit_in_bytes", 24 * MIB),
+        ("memory", "memory.soft_limit_in_bytes", 16 * MIB),
+        ("cpu", "cpu.cfs_quota_us", 150_000),
+        ("cpu", "cpu.shares", 512),
+    ] {
+        assert_eq!(limited.value(controller, &context.id, file), value.to_string(), "{file}");
+    }
+    limited.clean(&context.id);
+    let context = LaunchContext { resources: memory(128 * MIB), ..context };
+    // What both wrote is in one file.
+    assert_eq!(limited.run(&context).1, "ended with 137\nended with 0\n");
+    limited.clean(&context.id);
+    limited.root.expect_empty();
 }
