@@ -1,7 +1,7 @@
 //! The aspects of a container, in order: what `--isolation` names.
 //!
 //! [`compose`] turns names into isolators in a fixed order, whatever order they were given in: the file tree
-//! first, then what runs in it, then namespaces, volumes, and what a process may do. Each fills in its part of
+//! first, then what runs in it, then namespaces, volumes, what a process may do, and how much it may have. Each fills in its part of
 //! the `LaunchPlan`; none makes a system call on a container's behalf: that is the launcher's.
 //!
 //! A name that is not here is an error that lists those that are: an aspect that is asked for and not enforced
@@ -195,7 +195,8 @@ fn known() -> String {
 /// The isolators of these names, in the order they are to be called in.
 ///
 /// `filesystem/linux` brings the volume isolators with it. Without a `filesystem/...` there is `filesystem/posix`.
-/// Old names: `process`, `posix/cpu` and `posix/mem`, which limit nothing in Mesos either, are taken for nothing.
+/// Old names: `process`, `posix/cpu` and `posix/mem`, which limit nothing in Mesos either, are taken for nothing;
+/// `cgroups` is `cgroups/cpu` and `cgroups/mem`.
 /// What to run is always seen to: for images of a kind whose `.../runtime` is not named, and without an image, from the
 /// caller's side alone.
 ///
@@ -279,10 +280,19 @@ fn kinds<S: AsRef<str>>(names: &[S]) -> Result<BTreeSet<Kind>, IsolationError> {
         if matches!(name, "process" | "posix/cpu" | "posix/mem") {
             continue;
         }
-        let kind = TABLE.into_iter().find(|kind| kind.name() == name);
-        let kind = kind.ok_or_else(|| IsolationError::Unknown { name: quote(name) })?;
-        if !kinds.insert(kind) {
-            return Err(IsolationError::Twice { name: kind.name() });
+        let known = TABLE.into_iter().filter(|kind| match name {
+            "cgroups" => matches!(kind, Kind::CgroupsCpu | Kind::CgroupsMem),
+            name => kind.name() == name,
+        });
+        let mut found = false;
+        for kind in known {
+            found = true;
+            if !kinds.insert(kind) {
+                return Err(IsolationError::Twice { name: kind.name() });
+            }
+        }
+        if !found {
+            return Err(IsolationError::Unknown { name: quote(name) });
         }
     }
     match (kinds.contains(&Kind::FilesystemLinux), kinds.contains(&Kind::FilesystemPosix)) {
@@ -344,6 +354,8 @@ mod tests {
         assert!(error.contains("cgroups/blkio") && error.contains("linux/capabilities"), "{error}");
         assert_eq!(names(&["linux/nnp", "linux/nnp"]), Err(IsolationError::Twice { name: "linux/nnp" }));
         assert_eq!(names(&["filesystem/linux", "filesystem/posix"]), Err(IsolationError::TwoFilesystems));
+        let twice = names(&["cgroups", "cgroups/mem"]);
+        assert_eq!(twice, Err(IsolationError::Twice { name: "cgroups/mem" }));
         assert!(matches!(names(&["namespaces/pid"]), Err(IsolationError::Needs { .. })));
     }
 

@@ -49,6 +49,8 @@ pub(crate) enum CgroupError {
     },
     #[error("there is no directory for what is remembered of containers; set CgroupSettings::run_dir")]
     NoRunDirectory,
+    #[error("cgroup {path} is gone: its container is being destroyed")]
+    Gone { path: PathBuf },
     #[error("process {pid} ended before it could be put into its cgroup")]
     Ended { pid: u32 },
     #[error("cgroup {path} still has processes ({pids}) after they were killed; destroy the container again")]
@@ -63,6 +65,9 @@ fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             " (limits need root and a writable cgroup file system: run as root, or leave cgroups/mem and cgroups/cpu out of --isolation)"
+        }
+        io::ErrorKind::ResourceBusy => {
+            " (a cgroup with processes of its own cannot hand controllers down: move them to one below it, or leave cgroups/mem and cgroups/cpu out of --isolation)"
         }
         _ => "",
     }
@@ -192,7 +197,10 @@ pub(super) fn join(cgroup: &Path, init: &ProcessIdentity) -> Result<(), CgroupEr
     if start != init.start_ticks || init.boot_id != process::boot_id() {
         return Err(CgroupError::Ended { pid: init.pid });
     }
-    write(&cgroup.join("cgroup.procs"), &init.pid.to_string())
+    match write(&cgroup.join("cgroup.procs"), &init.pid.to_string()) {
+        Err(CgroupError::NoFile { .. }) => Err(CgroupError::Gone { path: cgroup.to_owned() }),
+        joined => joined,
+    }
 }
 
 /// What came of too little memory.

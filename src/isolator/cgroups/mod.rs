@@ -85,7 +85,17 @@ impl Cgroups {
 
     fn remove(&self, id: &ContainerId) -> Result<(), CgroupError> {
         let Some(run_dir) = &self.settings.run_dir else { return Ok(()) };
-        let Some(directories) = journal::read(run_dir, id)? else { return Ok(()) };
+        let directories = match journal::read(run_dir, id) {
+            Ok(None) => return Ok(()),
+            Ok(Some(directories)) => directories,
+            // It is written whole or not at all, but for a power cut: and that leaves no cgroup.
+            Err(CgroupError::Journal { path, .. }) => {
+                warn!(self.log, "where a container had its cgroups is not known any more"; "container" => %id,
+                    "path" => path.display().to_string());
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
         for directory in &directories {
             if let Some(killed) = hierarchy::killed_for_memory(directory) {
                 warn!(self.log, "processes of a container were killed: its memory was at its limit; give it more with \

@@ -279,6 +279,18 @@ fn without_the_isolators_nothing_is_made_and_nothing_to_clean_up_is_fine() {
 }
 
 #[test]
+fn a_damaged_record_of_cgroups_does_not_keep_a_container_from_going() {
+    let fake = Fake::new(&[]);
+    let id = "c".parse().expect("an ID");
+    let record = fake.0.path().join("containers/c/cgroups.json");
+    fs::create_dir_all(record.parent().expect("a parent")).expect("made");
+    fs::write(&record, "").expect("written");
+    assert!(fake.isolator("a").isolate(&id, &us()).is_err(), "nothing runs without its limits");
+    fake.isolator("a").cleanup(&id).expect("cleaned up");
+    assert!(!record.exists());
+}
+
+#[test]
 fn what_was_killed_for_memory_is_told_by_either_version() {
     let fake = Fake::new(&[
         ("old/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
