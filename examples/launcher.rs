@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 stdio: StdioSpec::Inherit,
                 effective_capabilities: None,
                 bounding_capabilities: None,
+                resources: Default::default(),
             };
             let agent = &agent;
             async move {

@@ -107,7 +107,8 @@ pub struct Agent {
     appc: AppcSource,
     /// For requests that do not say.
     policy: Option<PullPolicy>,
-    io: Option<tokio::runtime::Runtime>,
+    /// Bytes come by them.
+    io: IoThreads,
     /// Removes what was moved away.
     collector: Collector,
     /// Write layers to disk, each of one store.
@@ -158,12 +159,7 @@ impl Agent {
         let source: DockerSource = config.docker_registry.parse()?;
         let limits = config.limits.clone();
         let privileges = Privileges::detect().map_err(AgentError::Privileges)?;
-        let io = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(IO_THREADS)
-            .thread_name("keelblock-io")
-            .enable_all()
-            .build()
-            .map_err(AgentError::Threads)?;
+        let io = IoThreads::start()?;
         let store_dir = config.store_dir();
         let collector = match config.leave_garbage {
             true => Collector::later(),
@@ -246,6 +242,11 @@ impl Agent {
                 ids: IdMaps::read(),
                 user_file_bytes_max: limits.user_file_bytes_max,
                 appc_strict_isolators: config.appc_strict_isolators,
+                cgroups: isolator::CgroupSettings {
+                    hierarchy: config.cgroups_hierarchy.clone(),
+                    root: config.cgroups_root.clone(),
+                    run_dir: Some(config.work_dir.join("containers")),
+                },
                 log: log.new(slog::o!("actor" => "isolator")),
                 ..isolator::Settings::default()
             },
@@ -284,7 +285,7 @@ impl Agent {
             registries,
             appc,
             policy: config.image_pull_policy,
-            io: Some(io),
+            io,
             collector,
             settlers,
             gc,
@@ -409,10 +410,8 @@ impl Agent {
         self.engine.shutdown().await;
         self.collector.stop();
         self.settlers.iter().for_each(Settler::stop);
-        if let Some(io) = self.io.take() {
-            // Nobody waits for its bytes any more.
-            io.shutdown_background();
-        }
+        // Nobody waits for its bytes any more.
+        self.io.stop();
     }
 }
 
@@ -420,10 +419,43 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.collector.stop_soon();
         self.settlers.iter().for_each(Settler::stop_soon);
-        if let Some(io) = self.io.take() {
-            // A runtime must not be waited for on a thread that may belong to another one.
-            io.shutdown_background();
+        self.io.stop();
+    }
+}
+
+/// A runtime for what comes from outside. Whoever lets go of it, also by an error on the way to an agent, does not wait
+/// for its threads: that must not be on a thread that may belong to another runtime.
+struct IoThreads {
+    runtime: Option<tokio::runtime::Runtime>,
+    handle: tokio::runtime::Handle,
+}
+
+impl IoThreads {
+    fn start() -> Result<Self, AgentError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .thread_name("keelblock-io")
+            .enable_all()
+            .build()
+            .map_err(AgentError::Threads)?;
+        let handle = runtime.handle().clone();
+        Ok(Self { runtime: Some(runtime), handle })
+    }
+
+    fn handle(&self) -> &tokio::runtime::Handle {
+        &self.handle
+    }
+
+    fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
+    }
+}
+
+impl Drop for IoThreads {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

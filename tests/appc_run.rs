@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 mod support {
     pub(crate) mod binary;
+    pub(crate) mod cgroups;
     pub(crate) mod images;
 }
 
 use support::binary::{Invocation, Room, need_root};
+use support::cgroups::CgroupRoot;
 use support::images::{Image, Layer, shell};
 
 const IMAGE: &str = "appc:example.com/some_app:1";
@@ -289,5 +291,32 @@ fn it_is_told_which_isolators_are_in_place_and_strict_mode_wants_all() {
     }
     let strict = room.keelblock(["--appc_strict_isolators", "run", IMAGE]);
     strict.run().code(125).failed_naming(&["os/unix/sysctl", "--appc_strict_isolators"]);
+    room.expect_no_leftovers();
+}
+
+#[test]
+fn resource_isolators_of_an_image_hold_where_cgroups_are_asked_for() {
+    need_root!();
+    let Some(root) = CgroupRoot::new("appc-run") else { return };
+    let isolators = json!([
+        {"name": "resource/memory", "value": {"limit": "16Mi"}},
+        {"name": "resource/cpu", "value": {"limit": "1500m", "request": "500m"}},
+    ]);
+    let grows = sh("echo ready; read go; x=0123456789abcdef; while :; do x=$x$x; done");
+    let room = room("resources", with(app(grows), "isolators", isolators)).with_flag(root.flag());
+    let isolation = "--isolation=filesystem/linux,appc/runtime,namespaces/pid,cgroups/mem,cgroups/cpu";
+    let strict = [isolation, "--appc_strict_isolators", "run", "--id=own", IMAGE];
+    let mut running = room.keelblock(strict).keep_stdin().start();
+    running.wait_for_output("ready");
+    assert_eq!(root.value("memory", "own", "memory.limit_in_bytes"), (16 << 20).to_string());
+    assert_eq!(root.value("cpu", "own", "cpu.cfs_quota_us"), "150000");
+    assert_eq!(root.value("cpu", "own", "cpu.shares"), "512");
+    running.write(b"go\n");
+    let ended = running.wait().code(137);
+    assert!(ended.stderr().contains("limit_bytes: 16777216"), "{ended}");
+    // Without them it is told that nothing limits it.
+    let plain = ["--isolation=filesystem/linux,appc/runtime", "--appc_strict_isolators", "run", IMAGE];
+    room.keelblock(plain).run().failed_naming(&["resource/memory", "cgroups/mem is not in --isolation"]);
+    root.expect_empty();
     room.expect_no_leftovers();
 }

@@ -67,6 +67,15 @@ fn a_command_that_a_signal_kills_ends_with_128_and_its_number() {
 }
 
 #[test]
+fn what_keeps_keelblock_from_starting_is_one_line_and_no_panic() {
+    let room = Room::new("no-start");
+    let unknown = room.keelblock(["--isolation=of-no-such-name", "run", "--host_root", "--", "true"]);
+    unknown.run().failed_naming(&["of-no-such-name", "linux/capabilities"]);
+    let nowhere = room.bare(["--work_dir=/proc/no-such-place", "ps"]);
+    nowhere.run().failed_naming(&["/proc/no-such-place"]);
+}
+
+#[test]
 fn a_command_that_is_not_there_is_127_and_one_that_cannot_be_executed_126() {
     need_root!();
     let (room, image) = room("no-command");

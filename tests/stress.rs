@@ -36,6 +36,7 @@ fn spec(n: i32, image: &str) -> ContainerSpec {
         stdio: StdioSpec::Null,
         effective_capabilities: None,
         bounding_capabilities: None,
+        resources: Default::default(),
     }
 }
 

@@ -144,6 +144,21 @@ pub struct ContainerSpec {
     pub effective_capabilities: Option<CapabilitySet>,
     /// Capabilities it can ever gain; `None` = the effective ones.
     pub bounding_capabilities: Option<CapabilitySet>,
+    /// How much of the machine it may have.
+    pub resources: Resources,
+}
+
+/// What a container may have of memory and processors. What is asked for and cannot be enforced is an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Most memory, in bytes. Whoever needs more is killed.
+    pub memory_bytes: Option<u64>,
+    /// Memory that is to be left to it where others want it, in bytes.
+    pub memory_request_bytes: Option<u64>,
+    /// Most processor time, in thousandths of a processor.
+    pub cpu_millis: Option<u64>,
+    /// Its share where others want the same processors, in thousandths of one.
+    pub cpu_request_millis: Option<u64>,
 }
 
 /// Mesos `CommandInfo`: what to run, by the table of the docker/runtime isolator.

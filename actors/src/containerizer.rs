@@ -447,6 +447,7 @@ async fn launch(this: &ContainerizerActor, spec: ContainerSpec) -> Result<Runnin
         sandbox: PathBuf::new(),
         effective_capabilities: spec.effective_capabilities,
         bounding_capabilities: spec.bounding_capabilities,
+        resources: spec.resources,
         tty: spec.tty,
         stdio: spec.stdio,
         read_only: spec.read_only,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{CommandSpec, ContainerId, VolumeSpec};
+use crate::container::{CommandSpec, ContainerId, Resources, VolumeSpec};
 use crate::image::plan::RuntimeConfig;
 
 /// A set of Linux capabilities by kernel number (bit n = capability n).
@@ -48,6 +48,8 @@ pub struct LaunchContext {
     pub effective_capabilities: Option<CapabilitySet>,
     /// From the container's spec.
     pub bounding_capabilities: Option<CapabilitySet>,
+    /// From the container's spec.
+    pub resources: Resources,
     /// From the container's spec.
     pub tty: bool,
     /// From the container's spec.

@@ -34,6 +34,7 @@ fn spec(name: &str, image: &str) -> ContainerSpec {
         stdio: StdioSpec::Null,
         effective_capabilities: None,
         bounding_capabilities: None,
+        resources: Default::default(),
     }
 }
 

@@ -166,6 +166,8 @@ fn run() -> Command {
         .arg(switch("host_root", "No image: run in the host's root filesystem"))
         .arg(option("cap_add", "LIST", "Capabilities beside the default ones, or `all`").action(ArgAction::Append))
         .arg(option("cap_drop", "LIST", "Capabilities not to have, or `all`").action(ArgAction::Append))
+        .arg(option("memory", "BYTES", "Most memory, swap included: 64M, 1G; needs cgroups/mem in --isolation"))
+        .arg(option("cpus", "NUMBER", "Most processors: 2, 0.5; needs cgroups/cpu in --isolation"))
         .arg(argv("ARG").value_names(["IMAGE", "ARG"]).required(true))
 }
 

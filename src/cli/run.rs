@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::ArgMatches;
-use keelblock_actors::container::{CommandSpec, ContainerId, ContainerSpec, ExitStatus};
+use keelblock_actors::container::{CommandSpec, ContainerId, ContainerSpec, ExitStatus, Resources};
 use keelblock_actors::error::ContainerError;
 use keelblock_actors::image::name::ImageRequest;
 use keelblock_actors::launch::{CapabilitySet, StdioSpec};
@@ -18,6 +18,7 @@ use super::images::{image_json, image_name};
 use super::volumes::volumes;
 use super::{CliError, Context, bars};
 use crate::agent::Agent;
+use crate::config::values;
 use crate::isolator::{DEFAULT_CAPABILITIES, parse_capabilities};
 use crate::launcher::Terminal;
 
@@ -222,6 +223,7 @@ fn spec(context: &Context<'_>) -> Result<ContainerSpec, CliError> {
         stdio: StdioSpec::Inherit,
         effective_capabilities: effective,
         bounding_capabilities: None,
+        resources: resources(text("memory"), text("cpus"))?,
     })
 }
 
@@ -238,6 +240,19 @@ fn environment(matches: &ArgMatches) -> Result<Vec<(String, String)>, CliError> 
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
     };
     variables.map(split).collect()
+}
+
+fn resources(memory: Option<String>, cpus: Option<String>) -> Result<Resources, CliError> {
+    let wrong = |flag, text: &str, reason: String| CliError::Usage(format!("--{flag}={text}: {reason}"));
+    let memory_bytes =
+        memory.map(|text| values::bytes(&text).map_err(|reason| wrong("memory", &text, reason)));
+    let cpu_millis =
+        cpus.map(|text| values::thousandths(&text).map_err(|reason| wrong("cpus", &text, reason)));
+    Ok(Resources {
+        memory_bytes: memory_bytes.transpose()?,
+        cpu_millis: cpu_millis.transpose()?,
+        ..Resources::default()
+    })
 }
 
 /// `None` when nothing was asked for.

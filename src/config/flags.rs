@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::values::{
-    absolute, at_least_one, boolean, bytes, bytes_or_none, capabilities, list, number, proxy, seconds,
+    absolute, at_least_one, below, boolean, bytes, bytes_or_none, capabilities, list, number, proxy, seconds,
     small_bytes, wide_number,
 };
 use super::{AppcVerify, Config, Secret};
@@ -427,6 +427,26 @@ pub const FLAGS: &[Flag] = &[
         heading: CONTAINERS,
         set: |config, text| {
             config.appc_strict_isolators = boolean(text)?;
+            Ok(())
+        },
+    },
+    Flag {
+        name: "cgroups_hierarchy",
+        value: "DIR",
+        help: "Where cgroups are mounted, of either version, for cgroups/mem and cgroups/cpu in --isolation [default: /sys/fs/cgroup]",
+        heading: CONTAINERS,
+        set: |config, text| {
+            config.cgroups_hierarchy = absolute(text)?;
+            Ok(())
+        },
+    },
+    Flag {
+        name: "cgroups_root",
+        value: "NAME",
+        help: "Cgroup below which those of containers are made; it stays [default: keelblock]",
+        heading: CONTAINERS,
+        set: |config, text| {
+            config.cgroups_root = below(text)?;
             Ok(())
         },
     },

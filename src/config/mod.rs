@@ -4,7 +4,7 @@
 //! man page are all made from it. Precedence: command line over environment over file over default.
 
 mod flags;
-mod values;
+pub(crate) mod values;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -101,6 +101,10 @@ pub struct Config {
     pub arguments_replace_cmd: bool,
     /// `--appc_strict_isolators`: an Appc image runs only if all isolators that it names are in place.
     pub appc_strict_isolators: bool,
+    /// `--cgroups_hierarchy`: where cgroups are mounted.
+    pub cgroups_hierarchy: PathBuf,
+    /// `--cgroups_root`: below which cgroup those of containers are.
+    pub cgroups_root: PathBuf,
     /// When a pull is done.
     pub sync: SyncMode,
     /// See [`Limits`].
@@ -203,6 +207,8 @@ impl Default for Config {
             docker_ignore_user: false,
             arguments_replace_cmd: false,
             appc_strict_isolators: false,
+            cgroups_hierarchy: PathBuf::from("/sys/fs/cgroup"),
+            cgroups_root: PathBuf::from("keelblock"),
             sync: SyncMode::default(),
             limits: Limits::default(),
             log_level: slog::Level::Warning,

@@ -14,6 +14,17 @@ pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|error| error.to_string())
 }
 
+/// A path below another place.
+pub(super) fn below(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let is_below = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if is_below && !text.is_empty() {
+        Ok(path)
+    } else {
+        Err("expected a relative path without '..'".to_owned())
+    }
+}
+
 pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
@@ -43,7 +54,7 @@ pub(super) fn wide_number(text: &str) -> Result<u64, String> {
 }
 
 /// `512`, `64K`, `4MiB`, `1G`: powers of 1024.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let shift = match text[digits..].trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b')
     {
@@ -57,6 +68,20 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let count: u64 =
         text[..digits].parse().map_err(|_| "expected bytes, as in 512, 64K, 4M or 1G".to_owned())?;
     count.checked_mul(1 << shift).filter(|&n| n > 0).ok_or_else(|| "out of range".to_owned())
+}
+
+/// `2`, `0.5`, `1.25`: in thousandths; what is finer is refused.
+pub(crate) fn thousandths(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a number above 0, as in 2 or 0.5, with at most three decimals".to_owned();
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || fraction.len() > 3 {
+        return Err(wrong());
+    }
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    let fraction: u64 = format!("{fraction:0<3}").parse().map_err(|_| wrong())?;
+    let all = whole.checked_mul(1000).and_then(|whole| whole.checked_add(fraction));
+    all.filter(|all| *all > 0).ok_or_else(wrong)
 }
 
 pub(super) fn bytes_or_none(text: &str) -> Result<u64, String> {

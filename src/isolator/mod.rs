@@ -1,7 +1,7 @@
 //! The aspects of a container, in order: what `--isolation` names.
 //!
 //! [`compose`] turns names into isolators in a fixed order, whatever order they were given in: the file tree
-//! first, then what runs in it, then namespaces, volumes, and what a process may do. Each fills in its part of
+//! first, then what runs in it, then namespaces, volumes, what a process may do, and how much it may have. Each fills in its part of
 //! the `LaunchPlan`; none makes a system call on a container's behalf: that is the launcher's.
 //!
 //! A name that is not here is an error that lists those that are: an aspect that is asked for and not enforced
@@ -9,6 +9,7 @@
 
 mod appc;
 mod capabilities;
+pub(crate) mod cgroups;
 mod filesystem;
 mod namespaces;
 mod privileges;
@@ -25,6 +26,8 @@ use keelblock_actors::error::{IsolatorError, quote};
 use keelblock_actors::launch::CapabilitySet;
 use keelblock_actors::ports::Isolator;
 use slog::Logger;
+
+pub use cgroups::CgroupSettings;
 
 pub use capabilities::{CapabilityError, DEFAULT_CAPABILITIES, capability_names, parse_capabilities};
 pub use runtime::CommandError;
@@ -46,7 +49,7 @@ pub const DEFAULT_ISOLATION: [&str; 6] = [
 ];
 
 /// All isolators, in the order they are called in.
-const TABLE: [Kind; 11] = [
+const TABLE: [Kind; 13] = [
     Kind::FilesystemLinux,
     Kind::FilesystemPosix,
     Kind::DockerRuntime,
@@ -58,6 +61,8 @@ const TABLE: [Kind; 11] = [
     Kind::VolumeImage,
     Kind::LinuxCapabilities,
     Kind::LinuxNnp,
+    Kind::CgroupsCpu,
+    Kind::CgroupsMem,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +78,8 @@ enum Kind {
     VolumeImage,
     LinuxCapabilities,
     LinuxNnp,
+    CgroupsCpu,
+    CgroupsMem,
 }
 
 impl Kind {
@@ -89,6 +96,8 @@ impl Kind {
             Self::VolumeImage => "volume/image",
             Self::LinuxCapabilities => "linux/capabilities",
             Self::LinuxNnp => "linux/nnp",
+            Self::CgroupsCpu => cgroups::CPU,
+            Self::CgroupsMem => cgroups::MEM,
         }
     }
 }
@@ -119,6 +128,8 @@ pub struct Settings {
     pub user_file_bytes_max: u64,
     /// `--appc_strict_isolators`: an Appc image runs only if all isolators that it names are in place.
     pub appc_strict_isolators: bool,
+    /// Where cgroups are made, for those isolators.
+    pub cgroups: CgroupSettings,
     /// Where it is told what became of an image's isolators, and what volumes hide.
     pub log: Logger,
 }
@@ -137,6 +148,7 @@ impl Default for Settings {
             ids: IdMaps::read(),
             user_file_bytes_max: Limits::default().user_file_bytes_max,
             appc_strict_isolators: false,
+            cgroups: CgroupSettings::default(),
             log: Logger::root(slog::Discard, slog::o!()),
         }
     }
@@ -183,7 +195,8 @@ fn known() -> String {
 /// The isolators of these names, in the order they are to be called in.
 ///
 /// `filesystem/linux` brings the volume isolators with it. Without a `filesystem/...` there is `filesystem/posix`.
-/// Old names: `process`, `posix/cpu` and `posix/mem`, which limit nothing in Mesos either, are taken for nothing.
+/// Old names: `process`, `posix/cpu` and `posix/mem`, which limit nothing in Mesos either, are taken for nothing;
+/// `cgroups` is `cgroups/cpu` and `cgroups/mem`.
 /// What to run is always seen to: for images of a kind whose `.../runtime` is not named, and without an image, from the
 /// caller's side alone.
 ///
@@ -214,12 +227,14 @@ pub fn compose<S: AsRef<str>>(
         appc: has(Kind::AppcRuntime),
         capabilities: has(Kind::LinuxCapabilities),
         no_new_privs: has(Kind::LinuxNnp),
+        memory: has(Kind::CgroupsMem),
+        cpu: has(Kind::CgroupsCpu),
         ..Enforcers::new(settings)
     };
     let mut isolators: Vec<Arc<dyn Isolator>> = Vec::new();
     for kind in TABLE {
         if has(kind) {
-            isolators.push(make(kind, settings, &enforcers, own));
+            isolators.extend(make(kind, settings, &enforcers, own));
         }
         // Someone must say what to run.
         if kind == Kind::AppcRuntime {
@@ -228,6 +243,9 @@ pub fn compose<S: AsRef<str>>(
             isolators.extend(rest.map(|rest| Arc::new(rest) as Arc<dyn Isolator>));
         }
     }
+    // Also without them: it cleans up after those that had them, and lets nobody ask in vain.
+    let limited = cgroups::Enforced { memory: enforcers.memory, cpu: enforcers.cpu, images: enforcers.appc };
+    isolators.push(Arc::new(cgroups::Cgroups::new(settings, limited)));
     Ok(isolators)
 }
 
@@ -238,8 +256,8 @@ struct Own {
     ipc: bool,
 }
 
-fn make(kind: Kind, settings: &Settings, enforcers: &Enforcers, own: Own) -> Arc<dyn Isolator> {
-    match kind {
+fn make(kind: Kind, settings: &Settings, enforcers: &Enforcers, own: Own) -> Option<Arc<dyn Isolator>> {
+    Some(match kind {
         Kind::FilesystemLinux => Arc::new(filesystem::Linux::new(settings, own)),
         Kind::FilesystemPosix => Arc::new(filesystem::Posix),
         Kind::DockerRuntime => Arc::new(runtime::Runtime::docker(settings, enforcers)),
@@ -251,7 +269,9 @@ fn make(kind: Kind, settings: &Settings, enforcers: &Enforcers, own: Own) -> Arc
         Kind::VolumeImage => Arc::new(volumes::Volumes::image(settings)),
         Kind::LinuxCapabilities => Arc::new(capabilities::Capabilities::new(settings, enforcers.appc)),
         Kind::LinuxNnp => Arc::new(privileges::NoNewPrivileges),
-    }
+        // One for both, behind all others.
+        Kind::CgroupsCpu | Kind::CgroupsMem => return None,
+    })
 }
 
 fn kinds<S: AsRef<str>>(names: &[S]) -> Result<BTreeSet<Kind>, IsolationError> {
@@ -260,10 +280,19 @@ fn kinds<S: AsRef<str>>(names: &[S]) -> Result<BTreeSet<Kind>, IsolationError> {
         if matches!(name, "process" | "posix/cpu" | "posix/mem") {
             continue;
         }
-        let kind = TABLE.into_iter().find(|kind| kind.name() == name);
-        let kind = kind.ok_or_else(|| IsolationError::Unknown { name: quote(name) })?;
-        if !kinds.insert(kind) {
-            return Err(IsolationError::Twice { name: kind.name() });
+        let known = TABLE.into_iter().filter(|kind| match name {
+            "cgroups" => matches!(kind, Kind::CgroupsCpu | Kind::CgroupsMem),
+            name => kind.name() == name,
+        });
+        let mut found = false;
+        for kind in known {
+            found = true;
+            if !kinds.insert(kind) {
+                return Err(IsolationError::Twice { name: kind.name() });
+            }
+        }
+        if !found {
+            return Err(IsolationError::Unknown { name: quote(name) });
         }
     }
     match (kinds.contains(&Kind::FilesystemLinux), kinds.contains(&Kind::FilesystemPosix)) {
@@ -298,7 +327,10 @@ mod tests {
 
     fn names(list: &[&str]) -> Result<Vec<&'static str>, IsolationError> {
         let isolators = compose(list, &Settings::default())?;
-        Ok(isolators.iter().map(|isolator| isolator.name()).collect())
+        // The one behind all is always there.
+        let (last, others) = isolators.split_last().expect("some");
+        assert_eq!(last.name(), "cgroups");
+        Ok(others.iter().map(|isolator| isolator.name()).collect())
     }
 
     #[test]
@@ -318,16 +350,19 @@ mod tests {
 
     #[test]
     fn unknown_and_repeated_names_are_refused_and_the_known_listed() {
-        let error = names(&["filesystem/linux", "cgroups/cpu"]).expect_err("unknown").to_string();
-        assert!(error.contains("cgroups/cpu") && error.contains("linux/capabilities"), "{error}");
+        let error = names(&["filesystem/linux", "cgroups/blkio"]).expect_err("unknown").to_string();
+        assert!(error.contains("cgroups/blkio") && error.contains("linux/capabilities"), "{error}");
         assert_eq!(names(&["linux/nnp", "linux/nnp"]), Err(IsolationError::Twice { name: "linux/nnp" }));
         assert_eq!(names(&["filesystem/linux", "filesystem/posix"]), Err(IsolationError::TwoFilesystems));
+        let twice = names(&["cgroups", "cgroups/mem"]);
+        assert_eq!(twice, Err(IsolationError::Twice { name: "cgroups/mem" }));
         assert!(matches!(names(&["namespaces/pid"]), Err(IsolationError::Needs { .. })));
     }
 
     #[test]
     fn without_any_name_the_file_tree_is_the_hosts_and_a_command_still_runs() {
         assert_eq!(names(&[]), Ok(vec!["filesystem/posix", "command"]));
+        assert_eq!(names(&["cgroups/cpu", "cgroups/mem"]), Ok(vec!["filesystem/posix", "command"]));
         assert_eq!(names(&["posix/cpu", "posix/mem"]), Ok(vec!["filesystem/posix", "command"]));
         let both = names(&["appc/runtime", "docker/runtime"]);
         assert_eq!(both, Ok(vec!["filesystem/posix", "docker/runtime", "appc/runtime"]));

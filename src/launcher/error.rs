@@ -45,6 +45,13 @@ pub enum LauncherError {
         #[source]
         source: io::Error,
     },
+    /// A command that is to be limited as its container is.
+    #[error("cannot put the command into the container's cgroups")]
+    Cgroup {
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Pipes, sockets, memory files.
     #[error("cannot make {what}")]
     Channel {

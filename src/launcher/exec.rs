@@ -10,7 +10,7 @@ use std::sync::Arc;
 use keelblock_actors::container::{ContainerId, ProcessIdentity};
 use keelblock_actors::error::LaunchError;
 use keelblock_actors::launch::Credentials;
-use keelblock_actors::ports::ExecSpec;
+use keelblock_actors::ports::{ExecSpec, Launched};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::SocketType;
 
@@ -21,7 +21,7 @@ use super::program::{Ops, absolute, become_user, begin, command};
 use super::record::{Files, LaunchRecord};
 use super::terminal::callers_size;
 use super::{Launch, LinuxLaunched, LinuxLauncher, failed, join, launched, namespace_flags};
-use crate::isolator::user;
+use crate::isolator::{cgroups, user};
 use crate::sys::child::{Missing, Op};
 use crate::sys::mount_bits::NEW_USER;
 
@@ -36,7 +36,13 @@ impl LinuxLauncher {
         let record = Files::new(&self.run_dir, container).read().map_err(failed)?.ok_or_else(not_running)?;
         let (member, process) = self.member(&record).ok_or_else(not_running)?;
         let launch = self.exec_launch(exec, &record, &member, process).map_err(failed)?;
-        self.spawn(container, launch).map_err(failed)
+        let launched = self.spawn(container, launch).map_err(failed)?;
+        if let Err(source) = cgroups::join(&self.run_dir, container, &launched.init) {
+            // Not released, it ends.
+            launched.kill_all()?;
+            return Err(failed(LauncherError::Cgroup { source: Box::new(source) }));
+        }
+        Ok(launched)
     }
 
     /// A process of the container whose namespaces we may join.

@@ -123,6 +123,7 @@ impl House {
             sandbox,
             effective_capabilities: None,
             bounding_capabilities: None,
+            resources: Default::default(),
             tty: false,
             stdio: StdioSpec::Sandbox,
             read_only: false,

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::isolator::Settings;
 use crate::isolator::capabilities::default_set;
+use crate::isolator::cgroups::resources;
 
 const RETAIN: &str = "os/linux/capabilities-retain-set";
 const REMOVE: &str = "os/linux/capabilities-remove-set";
@@ -27,6 +28,10 @@ pub(in crate::isolator) struct Enforcers {
     pub(in crate::isolator) capabilities: bool,
     /// Whether `linux/nnp` is: it has no_new_privs set whatever images say.
     pub(in crate::isolator) no_new_privs: bool,
+    /// Whether `cgroups/mem` is.
+    pub(in crate::isolator) memory: bool,
+    /// Whether `cgroups/cpu` is.
+    pub(in crate::isolator) cpu: bool,
     pub(in crate::isolator) limits: CapabilityLimits,
     /// Least value of `oom_score_adj` that we may write.
     pub(in crate::isolator) oom_score_adj_min: i32,
@@ -68,6 +73,8 @@ impl Enforcers {
             appc: false,
             capabilities: false,
             no_new_privs: false,
+            memory: false,
+            cpu: false,
             limits: CapabilityLimits::new(settings.effective_capabilities, settings.bounding_capabilities),
             oom_score_adj_min,
         }
@@ -86,6 +93,8 @@ pub(in crate::isolator) enum IsolatorValueError {
     },
     #[error("isolator {OOM_SCORE_ADJ} of the image is {value}; it must be between -1000 and 1000")]
     OomScoreAdj { value: i64 },
+    #[error(transparent)]
+    Resource(#[from] resources::ImageValueError),
     #[error("the image has both {RETAIN} and {REMOVE}; only one of them can be")]
     BothSets,
 }
@@ -149,7 +158,7 @@ pub(in crate::isolator) fn decide(
                     enforced()
                 }
             }
-            name if name.starts_with("resource/") => resource(name),
+            name if name.starts_with("resource/") => resource(context, isolator, enforcers)?,
             name => others(name),
         };
         decided.outcomes.push(ImageIsolator { name: isolator.name.to_string(), outcome, why });
@@ -172,10 +181,27 @@ fn ignored(why: impl Into<String>) -> Outcome {
 }
 
 /// Limits of resources: whether what limits them is in the list.
-fn resource(name: &str) -> Outcome {
-    ignored(match name {
-        "resource/cpu" | "resource/memory" => "no isolator that limits it is in --isolation",
-        _ => "nothing limits this resource",
+fn resource(
+    context: &LaunchContext,
+    isolator: &Isolator,
+    enforcers: &Enforcers,
+) -> Result<Outcome, IsolatorValueError> {
+    let name = isolator.name.as_str();
+    let (there, missing) = match name {
+        "resource/memory" => (enforcers.memory, "cgroups/mem is not in --isolation"),
+        "resource/cpu" => (enforcers.cpu, "cgroups/cpu is not in --isolation"),
+        _ => (false, "nothing limits this resource"),
+    };
+    if !there {
+        return Ok(ignored(missing));
+    }
+    let asked = resources::asked_by_image(isolator)?;
+    Ok(match asked.changed {
+        _ if resources::caller_asks(&context.resources, name) => {
+            modified("the caller asked for other limits")
+        }
+        Some(why) => modified(why),
+        None => enforced(),
     })
 }
 

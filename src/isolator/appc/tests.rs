@@ -55,6 +55,7 @@ impl House {
             sandbox: self.path("sandbox"),
             effective_capabilities: None,
             bounding_capabilities: None,
+            resources: Default::default(),
             tty: false,
             stdio: StdioSpec::Null,
             read_only: false,
