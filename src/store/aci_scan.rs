@@ -4,26 +4,22 @@
 //! What is told here already is an archive that is not laid out as the specification wants it (aci.md, "Image Archives"): the
 //! store holds all of its rules again when it unpacks it, by the image ID that was found here.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use bytes::{Buf, Bytes};
 use keelblock_actors::error::Cause;
 use keelblock_actors::image::appc::ImageId;
 use keelblock_actors::image::digest::{Digest, Hasher};
-use keelblock_actors::image::plan::Compression;
+use keelblock_actors::image::plan::{BlobSpec, Compression};
 use keelblock_actors::stop::Stop;
 use rustix::fs::OFlags;
 
-use super::decompress::{self, Accepted, Decompressed};
 use super::flaw::{Flaw, text};
-use super::pipeline::EXPANSION_FREE_BYTES;
+use super::intake::Intake;
+use super::pipeline::Stages;
 use super::tar::{Bounds, Kind, Reader, Source};
-use crate::inflate::Chunk;
 use crate::limits::Limits;
 
 /// What was found in an archive.
@@ -151,15 +147,10 @@ pub(crate) fn scan(path: &Path, limits: &Limits, stop: &Stop) -> Result<ScannedA
     let file = open(path)?;
     let failed = |source| AciScanError::Read { path: path.to_owned(), source };
     let size = file.metadata().map_err(failed)?.len();
-    let mut file = Digested::new(file);
-    let (image_id, manifest, compression) =
-        scan_bytes(&mut file, limits, stop).map_err(|error| match error {
-            Scanning::Told(error) => error,
-            Scanning::Flaw(flaw) => of_flaw(flaw, path),
-        })?;
-    // A decoder may know its end without having seen that of the file.
-    io::copy(&mut file, &mut io::sink()).map_err(failed)?;
-    Ok(ScannedAci { image_id, manifest, compression, size, blob: file.digest() })
+    scan_bytes(file, size, limits, stop).map_err(|error| match error {
+        Scanning::Told(error) => error,
+        Scanning::Flaw(flaw) => of_flaw(flaw, path),
+    })
 }
 
 /// Why it ended early.
@@ -174,17 +165,35 @@ impl From<Flaw> for Scanning {
     }
 }
 
-fn scan_bytes(
-    blob: impl Read,
-    limits: &Limits,
-    stop: &Stop,
-) -> Result<(ImageId, Vec<u8>, Compression), Scanning> {
-    let read = Rc::new(Cell::new(0));
-    let counted = Counted { inner: blob, bytes: Rc::clone(&read) };
-    let opened = decompress::open(counted, Accepted::Aci).map_err(Flaw::Read)?;
-    let compression = opened.compression;
-    let tar =
-        Hashed { opened, chunk: Chunk::new(), at: 0, hasher: Hasher::sha512(), bytes: 0, read, limits, stop };
+/// The stages of unpacking, with a look at the entries in the place of the last one.
+fn scan_bytes(mut blob: impl Read, size: u64, limits: &Limits, stop: &Stop) -> Result<ScannedAci, Scanning> {
+    // Its algorithm is what counts.
+    let sha256 = Digest::of(b"");
+    let mut intake = Intake::new(&mut blob, Some(size), Some(&sha256), u64::MAX, stop);
+    let anything = BlobSpec { digest: None, size: Some(size), compression: None, media_type: None };
+    let stages = Stages { blob: &anything, aci: true, limits, outlay: None, stop };
+    let mut told = None;
+    let ran = stages.run(&mut intake, Hasher::sha512(), |tar, _| {
+        entries(tar, limits, stop).map_err(|error| match error {
+            Scanning::Flaw(flaw) => flaw,
+            Scanning::Told(error) => {
+                told = Some(error);
+                Flaw::Cut
+            }
+        })
+    });
+    if let Some(error) = told {
+        return Err(Scanning::Told(error));
+    }
+    let ran = ran?;
+    // A SHA-512 is an image ID, and there is a digest of what was read to its end.
+    let image_id = ImageId::of(&ran.digest).ok_or(Flaw::Cut)?;
+    let blob = intake.digest().ok_or(Flaw::Cut)?;
+    Ok(ScannedAci { image_id, manifest: ran.made, compression: ran.compression, size, blob })
+}
+
+/// The content of the manifest of a tar, which is read to its end.
+fn entries(tar: &mut dyn Source, limits: &Limits, stop: &Stop) -> Result<Vec<u8>, Scanning> {
     let bounds = Bounds {
         entries_max: limits.layer_entries_max,
         path_bytes_max: limits.path_bytes_max,
@@ -194,6 +203,9 @@ fn scan_bytes(
     let mut reader = Reader::new(tar, bounds);
     let (mut manifest, mut rootfs) = (None, false);
     while let Some(member) = reader.next()? {
+        if stop.is_raised() {
+            return Err(Flaw::Stopped.into());
+        }
         let name = clean(&member.path);
         match name {
             b"" if member.kind == Kind::Directory => {}
@@ -208,16 +220,10 @@ fn scan_bytes(
             _ => return Err(Scanning::Told(AciScanError::Layout { entry: text(&member.path) })),
         }
     }
-    let tar = reader.finish()?;
-    let image_id = ImageId::of(&tar.hasher.finish());
+    reader.finish()?;
     let missing = |what| Scanning::Told(AciScanError::Without { what });
     let manifest = manifest.ok_or_else(|| missing("manifest"))?;
-    if !rootfs {
-        return Err(missing("rootfs"));
-    }
-    // A SHA-512 is one.
-    let image_id = image_id.ok_or_else(|| missing("image ID"))?;
-    Ok((image_id, manifest, compression))
+    if rootfs { Ok(manifest) } else { Err(missing("rootfs")) }
 }
 
 /// A path without `./` before and `/` behind it. Others that lead to the same place are for the store to refuse.
@@ -262,76 +268,6 @@ fn of_flaw(flaw: Flaw, path: &Path) -> AciScanError {
         Flaw::Size { .. } | Flaw::Compression { .. } | Flaw::NoRoom(_) | Flaw::Cut => {
             AciScanError::Read { path, source: io::ErrorKind::UnexpectedEof.into() }
         }
-    }
-}
-
-/// Counts what is read.
-struct Counted<R> {
-    inner: R,
-    bytes: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.inner.read(buffer)?;
-        self.bytes.set(self.bytes.get() + bytes as u64);
-        Ok(bytes)
-    }
-}
-
-/// A tar that is hashed as it is decompressed.
-struct Hashed<'a> {
-    opened: Decompressed<'a>,
-    chunk: Chunk,
-    /// How much of the chunk was used.
-    at: usize,
-    hasher: Hasher,
-    /// Of the tar.
-    bytes: u64,
-    /// Of the file.
-    read: Rc<Cell<u64>>,
-    limits: &'a Limits,
-    stop: &'a Stop,
-}
-
-impl Source for Hashed<'_> {
-    fn fill(&mut self) -> Result<&[u8], Flaw> {
-        if self.at == self.chunk.len() {
-            if self.stop.is_raised() {
-                return Err(Flaw::Stopped);
-            }
-            self.at = 0;
-            let what = match self.opened.compression {
-                Compression::Gzip => "gzip stream",
-                Compression::Zstd => "zstd stream",
-                Compression::Bzip2 => "bzip2 stream",
-                Compression::Xz => "xz stream",
-                Compression::None => "tar",
-            };
-            self.opened.fill(&mut self.chunk).map_err(|error| Flaw::of_decoder(what, error))?;
-            self.hasher.update(&self.chunk);
-            self.bytes += self.chunk.len() as u64;
-            let limit = self.limits.layer_bytes_max;
-            if self.bytes > limit {
-                return Err(Flaw::Limit { limit, unit: "bytes", flag: "layer_bytes_max" });
-            }
-            let limit = self.limits.layer_expansion_max;
-            if self.bytes > EXPANSION_FREE_BYTES && self.bytes > self.read.get().saturating_mul(limit) {
-                let unit = "times its size when decompressed";
-                return Err(Flaw::Limit { limit, unit, flag: "layer_expansion_max" });
-            }
-        }
-        Ok(&self.chunk[self.at..])
-    }
-
-    fn consume(&mut self, bytes: usize) {
-        self.at += bytes;
-    }
-
-    fn lend(&mut self, bytes: usize) -> Bytes {
-        let lent = (&self.chunk[self.at..]).copy_to_bytes(bytes);
-        self.at += bytes;
-        lent
     }
 }
 
@@ -432,7 +368,7 @@ mod tests {
         let with = |change: fn(&mut Limits)| {
             let mut limits = Limits::default();
             change(&mut limits);
-            scan_bytes(&good()[..], &limits, &Stop::default()).map(drop)
+            scan_bytes(&good()[..], good().len() as u64, &limits, &Stop::default()).map(drop)
         };
         let flag = |result| match result {
             Err(
@@ -446,9 +382,26 @@ mod tests {
         let stop = Stop::default();
         stop.raise();
         assert!(matches!(
-            scan_bytes(&good()[..], &Limits::default(), &stop),
+            scan_bytes(&good()[..], good().len() as u64, &Limits::default(), &stop),
             Err(Scanning::Flaw(Flaw::Stopped))
         ));
+    }
+
+    #[test]
+    fn of_a_large_archive_an_entry_that_is_out_of_place_is_told_too() {
+        use tar::EntryType::Regular;
+        // Larger than what is read on one thread; each stage is cut off by the last one.
+        let zeros = vec![0; 4 << 20];
+        for (last, what) in [("elsewhere", "elsewhere"), ("manifest", "more than one manifest")] {
+            let all =
+                [("manifest", Regular, MANIFEST), ("rootfs/a", Regular, &zeros[..]), (last, Regular, b"x")];
+            let error = scan_of(&[tar(&all), zeros.clone()].concat()).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        let whole = tar(&[("manifest", Regular, MANIFEST), ("rootfs/a", Regular, &zeros)]);
+        let scanned = scan_of(&whole).unwrap();
+        assert_eq!((scanned.blob, scanned.size), (Digest::of(&whole), whole.len() as u64));
+        assert!(scan_of(&whole[..whole.len() - (2 << 20)]).is_err());
     }
 
     #[test]

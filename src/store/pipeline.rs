@@ -44,8 +44,8 @@ pub(super) struct Stages<'a> {
     /// Whether it is an ACI.
     pub(super) aci: bool,
     pub(super) limits: &'a Limits,
-    /// Told how much will come, once that is known.
-    pub(super) outlay: &'a Outlay,
+    /// Told how much will come, once that is known; where nothing is written there is none.
+    pub(super) outlay: Option<&'a Outlay>,
     pub(super) stop: &'a Stop,
 }
 
@@ -235,7 +235,9 @@ impl<'a> Decoding<'a> {
         }
         // What is beyond the limit is a lie, or stopped by it.
         let known = opened.content_bytes.filter(|bytes| *bytes <= stages.limits.layer_bytes_max);
-        stages.outlay.found(found, known).map_err(Flaw::of_ledger)?;
+        if let Some(outlay) = stages.outlay {
+            outlay.found(found, known).map_err(Flaw::of_ledger)?;
+        }
         let pool = Pool::new(TAR_CHUNKS);
         Ok(Self { opened, pool, bytes: 0, blob_bytes, limits: stages.limits })
     }

@@ -161,7 +161,7 @@ impl Job<'_> {
             blob: &self.layer.blob,
             aci: self.aci.is_some(),
             limits,
-            outlay: &self.outlay,
+            outlay: Some(&self.outlay),
             stop: self.stop,
         };
         let ran = stages
