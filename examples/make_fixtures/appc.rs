@@ -1,5 +1,8 @@
 //! Application Container Images: one like the others, and some that depend on each other, in every compression.
 
+#[path = "../../tests/support/pgp.rs"]
+mod pgp;
+
 use std::io::Write as _;
 
 use keelblock_actors::image::digest::Hasher;
@@ -98,6 +101,34 @@ pub(crate) fn appc(program: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("libs-1.0.0", xz(&libs)),
         ("motd-latest", bzip2(&motd)),
         ("notes-1.0.0", notes),
+    ]
+}
+
+/// Images that are signed, one of them wrongly, and the key that has signed them: paths and contents.
+pub(crate) fn signed() -> Vec<(&'static str, Vec<u8>)> {
+    let image = |name: &str| {
+        let manifest = json!({
+            "acKind": "ImageManifest", "acVersion": "0.8.11", "name": format!("keelblock.example/{name}"),
+            "labels": [{"name": "version", "value": "1.0.0"}],
+        });
+        gzip(&tar(&[
+            file("manifest", 0o644, &text(&manifest)),
+            dir("rootfs", 0o755),
+            file("rootfs/name", 0o644, name.as_bytes()),
+        ]))
+    };
+    let key =
+        pgp::Shape { user_id: "Fixtures <fixtures@keelblock.example>".to_owned(), ..pgp::Shape::new(7) };
+    let key = key.make();
+    let (pier, wreck) = (image("pier"), image("wreck"));
+    // What stands beside the wreck is the signature of the pier.
+    let signature = key.sign(&pier).into_bytes();
+    vec![
+        ("key.asc", key.armored().into_bytes()),
+        ("keelblock.example/pier-1.0.0-linux-amd64.aci", pier),
+        ("keelblock.example/pier-1.0.0-linux-amd64.aci.asc", signature.clone()),
+        ("keelblock.example/wreck-1.0.0-linux-amd64.aci", wreck),
+        ("keelblock.example/wreck-1.0.0-linux-amd64.aci.asc", signature),
     ]
 }
 

@@ -141,6 +141,10 @@ fn make(root: &Path) -> Result<Files, Box<dyn Error>> {
         files.insert(format!("images/appc/keelblock.example/{name}-linux-amd64.aci").into(), bytes);
     }
 
+    for (name, bytes) in appc::signed() {
+        files.insert(format!("images/appc-signed/{name}").into(), bytes);
+    }
+
     let readme = std::fs::read_to_string(root.join("README.md"))?;
     let listed = readme_with_digests(&readme, root, &files)?;
     files.insert("README.md".into(), listed.into_bytes());

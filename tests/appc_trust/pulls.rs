@@ -79,6 +79,26 @@ fn an_image_that_was_changed_or_not_signed_is_pulled_by_the_policy_only() {
 }
 
 #[test]
+fn of_the_fixtures_the_pier_is_signed_and_the_wreck_is_not() {
+    let room = Room::new("appc-trust-fixtures");
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/images/appc-signed");
+    let prefix = format!("--appc_simple_discovery_uri_prefix={fixtures}/");
+    let key = format!("{fixtures}/key.asc");
+    let pull = |image: &str, verify: &str| {
+        room.keelblock(["pull", &prefix, verify, image, "--platform=linux/amd64"]).run()
+    };
+    let (pier, wreck) = ("appc:keelblock.example/pier:1.0.0", "appc:keelblock.example/wreck:1.0.0");
+    pull(pier, "--appc_verify=if-present").failed_naming(&["keelblock.example/pier", "not trusted"]);
+    let trust = ["appc", "trust", "--prefix", "keelblock.example", "--skip_fingerprint_review", &key];
+    room.keelblock(trust).run().code(0);
+    pull(pier, "--appc_verify=required").code(0);
+    for verify in ["--appc_verify=required", "--appc_verify=if-present"] {
+        pull(wreck, verify).failed_naming(&["keelblock.example/wreck", "was changed"]);
+    }
+    pull(wreck, "--appc_verify=none").code(0);
+}
+
+#[test]
 fn keys_are_discovered_and_fetched() {
     let room = Room::new("appc-trust-discover");
     let server = AciServer::start();
