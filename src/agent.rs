@@ -38,11 +38,12 @@ use crate::puller::appc::{AppcPrefix, AppcPuller, AppcSource, AppcSourceSettings
 use crate::puller::local::LocalPuller;
 use crate::puller::registry::{
     HostMetrics, InsecureRegistries, Login, LoginFor, ParseLoginError, Proxies, RegistryClient,
-    RegistryPuller, RegistrySettings, Sources, usual_places,
+    RegistryPuller, RegistrySettings, Sources, Task, usual_places,
 };
 use crate::records::{DiskRecords, layout};
 use crate::rootless::IdMaps;
 use crate::scrub::Scrubber;
+use crate::spool;
 use crate::store::{Privileges, Settler, StoreSettings};
 use crate::stores::Stores;
 
@@ -113,6 +114,8 @@ pub struct Agent {
     collector: Collector,
     /// Write layers to disk, each of one store.
     settlers: Vec<Settler>,
+    /// Where archives lie that were decompressed or fetched.
+    spools: Vec<PathBuf>,
     /// Where root filesystems go.
     gc: Gc,
     store: Arc<Stores>,
@@ -288,6 +291,7 @@ impl Agent {
             io,
             collector,
             settlers,
+            spools: config.store_dirs().iter().map(|dir| dir.join("spool")).collect(),
             gc,
             store,
             scrubber: None,
@@ -379,7 +383,7 @@ impl Agent {
         Ok(images.into_iter().map(|(record, bytes)| StoredImage { record, bytes }).collect())
     }
 
-    /// Removes images and layers that nothing uses. Large trees may still be on their way out when this answers:
+    /// Removes images and layers that nothing uses, and archives that nobody has asked for lately. Large trees may still be on their way out when this answers:
     /// [`crate::gc::sweep`] on [`Config::gc_dirs`] waits for them.
     pub async fn prune(&self, keep: Keep) -> Result<Pruned, Arc<PruneError>> {
         let mut images: Vec<_> = keep.images.iter().map(|name| self.canonical(name)).collect();
@@ -395,7 +399,17 @@ impl Agent {
             let named: Vec<_> = kept.filter(is_kept).map(|identity| identity.name).collect();
             images.extend(named);
         }
-        self.engine.prune(Keep { images }).await
+        let pruned = self.engine.prune(Keep { images }).await?;
+        let spools = self.spools.clone();
+        let swept = Task::spawn_blocking(self.io.handle(), move || {
+            spools.iter().map(|spool| spool::sweep(spool, spool::SPOOL_IDLE)).sum::<usize>()
+        });
+        // What stays now goes with a later one.
+        match swept.await {
+            Ok(files) => slog::debug!(self.log, "the spool is swept"; "files" => files),
+            Err(lost) => slog::warn!(self.log, "the spool is not swept"; "error" => lost.to_string()),
+        }
+        Ok(pruned)
     }
 
     /// The master side of a container's terminal, to whoever asks first: see [`crate::launcher::Terminal`].

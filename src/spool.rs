@@ -1,8 +1,8 @@
 //! The spool: files that can be made again, kept while they are asked for.
 //!
 //! Nobody can say when the last layer has been read, for the pull happens after the resolve and perhaps in another process. So a
-//! spooled file lives until it was not asked for during [`SPOOL_IDLE`]; whoever spools another one, and [`sweep`] at start and
-//! at prune, removes such files. A pull that comes later finds its file gone and says so; resolving the image again brings it
+//! spooled file lives until it was not asked for during [`SPOOL_IDLE`]; whoever spools another one, and every prune,
+//! removes such files ([`sweep`]). A pull that comes later finds its file gone and says so; resolving the image again brings it
 //! back.
 //!
 //! Two processes that want the same file share the work, by a lock on the unfinished one (`.part`); a dead one's leavings are

@@ -164,3 +164,24 @@ fn nothing_runs_that_is_not_signed_by_a_key_that_is_trusted_for_its_name() {
     assert_eq!(images, json!([]), "{}", app.id());
     world.room.expect_no_leftovers();
 }
+
+#[test]
+fn a_prune_removes_archives_that_nobody_asked_for_lately() {
+    let world = World::new("spool");
+    world.publish("1.0.0", &Aci::new("keel.test/app:1.0.0").file("etc/motd", 0o644, "hello"));
+    world.trust();
+    world.room.keelblock(["pull", APP]).run().ok();
+    let spooled = || -> Vec<_> {
+        let entries = fs::read_dir(world.room.work_dir().join("store/spool")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    world.room.keelblock(["prune"]).run().ok();
+    let fresh = spooled();
+    assert!(!fresh.is_empty(), "a pull that was resolved just now may want them");
+    let past = std::time::SystemTime::now() - keelblock::provider::archive::SPOOL_IDLE;
+    for path in &fresh {
+        fs::File::options().write(true).open(path).unwrap().set_modified(past).unwrap();
+    }
+    world.room.keelblock(["prune"]).run().ok();
+    assert_eq!(spooled(), [""; 0].map(std::path::PathBuf::from));
+}
